@@ -1,0 +1,67 @@
+# virtrng. `make` prints what there is; a target that is not in `make help` is not supported.
+#
+# Everything runs with Debian's own Python and Debian's own libraries, since libvirt
+# runs the hook with them too. Only ruff and mypy come from PyPI, into .venv.
+
+PYTHON := /usr/bin/python3
+VENV := .venv
+TOOLS := ruff==0.17.6 mypy==2.4.1
+PYTEST := $(PYTHON) -m pytest
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-deps --no-index --no-build-isolation --root-user-action=ignore
+
+# What virtrng imports when it runs; setup.cfg says what for.
+RUN_PACKAGES := python3 python3-libvirt python3-usb python3-pyudev python3-lxml python3-jinja2 python3-rich
+# What checks it and installs it: pytest, hypothesis, a .venv for ruff and mypy, pip for `make install`.
+CHECK_PACKAGES := python3-pytest python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel
+# What the lab is made of: libvirt's daemon without its system integration (libvirt-daemon-system),
+# so that none of the host's is started; systemd for systemd-analyze, which judges the unit.
+LAB_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 systemd
+
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help deps demo test test-unit test-lab test-long check bench install uninstall
+.DEFAULT_GOAL := help
+
+help: ## print this
+	@echo 'make TARGET, as root for all but check; the first run installs the Debian packages that are missing.'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+deps: ## install the Debian packages that are missing
+	@./.ci/deps $(RUN_PACKAGES) $(CHECK_PACKAGES) $(LAB_PACKAGES)
+
+demo: deps ## the main job on this machine, from the key to a guest, touching nothing of its libvirt
+	@$(PYTHON) -m tests.lab.demo
+
+check: deps $(VENV)/tools ## lint, types and unit tests; needs no root once the packages are there
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(PYTEST) tests/unit
+
+test: check test-lab ## every test: check, and real libvirtd and guests in the lab (root)
+
+test-unit: deps ## the unit tests alone
+	$(PYTEST) tests/unit
+
+test-lab: deps ## the tests under real libvirtd and guests alone (root)
+	$(PYTEST) tests/lab
+
+test-long: check ## the same with the full counts (root)
+	VIRTRNG_LONG=1 $(PYTEST) tests/unit tests/lab
+
+bench: deps ## figures side by side with peers, in one run
+	@$(PYTHON) -m bench.fips
+
+install: deps ## install under /usr/local (PREFIX, DESTDIR)
+	@./.ci/root
+	$(PIP_INSTALL) --break-system-packages --force-reinstall $(if $(PREFIX),--prefix=$(PREFIX)) $(if $(DESTDIR),--root=$(DESTDIR)) .
+
+uninstall: ## remove what `make install` put there; configuration and hook stay (virtrng hook uninstall)
+	$(PYTHON) -m pip uninstall --yes --break-system-packages --root-user-action=ignore virtrng
+
+# The versions are in the name of the stamp: a new one is installed over the old.
+$(VENV)/tools: Makefile
+	@echo 'installing into $(VENV): $(TOOLS)'
+	@$(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(VENV)/bin/pip install --quiet $(TOOLS)
+	@touch $@

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files that are replaced whole or not at all, and locks that say who holds them."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from virtrng.errors import FileFailed
+
+
+@contextmanager
+def replacing(path: Path, mode: int, *, temporary_dir: Path | None = None) -> Iterator[BinaryIO]:
+    """Give a file to write into, which takes the place of `path` when the block ends without an exception.
+
+    A reader sees the old file or the new one, never part of one; an interrupted
+    write leaves the old one and nothing beside it. `temporary_dir` must be on the
+    same file system; default: the directory of `path`. Raises FileFailed.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(dir=temporary_dir or path.parent, prefix=f".{path.name}.")
+        with os.fdopen(fd, "wb") as file:
+            yield file
+            os.fchmod(fd, mode)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise FileFailed(str(path), "write", error.strerror or str(error)) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def replace(path: Path, content: bytes, mode: int) -> None:
+    """Make `content` the whole of `path`; raises FileFailed, and the old file is then untouched."""
+    with replacing(path, mode) as file:
+        file.write(content)
+
+
+class Lock:
+    """A lock file: held until closed or until the process ends; its text names the holder."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; nothing is opened yet."""
+        self.path = path
+        self._fd: int | None = None
+
+    def acquire(self, holder: str) -> str | None:
+        """Take the lock and return None, or return what its present holder wrote. Raises FileFailed."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise FileFailed(str(self.path), "open", error.strerror or str(error)) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with os.fdopen(fd) as file:
+                return file.read().strip() or "another process"
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{holder}\n".encode(), 0)
+        self._fd = fd
+        return None
+
+    def release(self) -> None:
+        """Let the next one have it. The file stays: removing it would race with a waiter."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def holder(path: Path) -> str | None:
+    """Return what the holder of the lock at `path` wrote, or None if nobody holds it. Changes nothing."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+    except BlockingIOError:
+        return path.read_text().strip() or "another process"
+    except OSError:
+        return None
