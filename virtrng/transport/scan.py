@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which USB devices are there, and who holds one: looks into sysfs and /proc, opens nothing."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyudev
+
+SIMULATED_MARK = "simulated by virtrng"
+
+
+@dataclass(frozen=True, slots=True)
+class UsbDevice:
+    """A USB device as its descriptors name it; `node` is its usbfs file."""
+
+    vendor_id: int
+    product_id: int
+    serial: str
+    manufacturer: str
+    product: str
+    bus: int
+    address: int
+    node: str
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it is one of our own simulated keys: they say so in their manufacturer string."""
+        return SIMULATED_MARK in self.manufacturer
+
+
+def usb_devices() -> list[UsbDevice]:
+    """List the USB devices that are plugged in, in the order of their buses and addresses."""
+    context = pyudev.Context()
+    found = context.list_devices(subsystem="usb", DEVTYPE="usb_device")
+    devices = [device for device in map(_usb_device, found) if device is not None]
+    return sorted(devices, key=lambda device: (device.bus, device.address))
+
+
+def _usb_device(device: pyudev.Device) -> UsbDevice | None:
+    def text(name: str) -> str:
+        try:
+            return str(device.attributes.asstring(name)).strip()
+        except (KeyError, UnicodeDecodeError):
+            return ""
+
+    try:
+        bus, address = int(text("busnum")), int(text("devnum"))
+        vendor_id, product_id = int(text("idVendor"), 16), int(text("idProduct"), 16)
+    except ValueError:  # unplugged while sysfs was read
+        return None
+    return UsbDevice(
+        vendor_id=vendor_id,
+        product_id=product_id,
+        serial=text("serial"),
+        manufacturer=text("manufacturer"),
+        product=text("product"),
+        bus=bus,
+        address=address,
+        node=f"/dev/bus/usb/{bus:03d}/{address:03d}",
+    )
+
+
+def holder(node: str) -> str | None:
+    """Name a process that has `node` open, as 'NAME (pid N)'; None if none can be seen.
+
+    Only root sees the descriptors of other users' processes (proc(5)).
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name == str(os.getpid()):
+            continue
+        try:
+            if any(os.readlink(fd) == node for fd in (process / "fd").iterdir()):
+                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+        except OSError:  # ended meanwhile, or not ours to look into
+            continue
+    return None
