@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From what is plugged in to an open driver, or a simulated one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtrng.config import KeySettings
+from virtrng.keys import KEYS, find
+from virtrng.keys.base import Key
+from virtrng.keys.entropykey import ENTROPY_KEY, EntropyKey
+from virtrng.sim import entropykey as sim_entropykey
+from virtrng.transport import scan
+from virtrng.transport.usb import UsbTransport
+
+DEFAULT_KEYRING = Path("/etc/virtrng/keyring")
+
+
+def _simulated_entropykey() -> Key:
+    transport, long_term_key = sim_entropykey.simulated()
+    return EntropyKey(transport, lambda _serial: long_term_key, min_entropy=ENTROPY_KEY.min_entropy)
+
+
+# Simulated keys by the name of their kind: each call makes a new one.
+SIMULATED: dict[str, Callable[[], Key]] = {"entropykey": _simulated_entropykey}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A key that could be opened: `open` touches it for the first time."""
+
+    name: str
+    kind: str
+    min_entropy: float
+    open: Callable[[], Key]
+
+
+def plugged_in(settings: tuple[KeySettings, ...], keyring: Path, wanted: str | None) -> Iterator[Source]:
+    """Yield the keys that are plugged in: all, or the `wanted` one. Raises NoKey or NoSuchKey."""
+    found = find.among(scan.usb_devices())
+    chosen = [find.named(found, wanted)] if wanted else find.some(found)
+    pinned = {key.serial: key.min_entropy for key in settings}
+    for key in chosen:
+        min_entropy = pinned.get(key.device.serial) or key.kind.min_entropy
+        yield Source(key.name, key.kind.name, min_entropy, _opener(key, keyring, min_entropy))
+
+
+def simulated(name: str) -> Source:
+    """Return a simulated key of the kind called `name`, in this process: its bytes are never credited."""
+    kind = next(kind for kind in KEYS if kind.name == name)
+    return Source(f"simulated {name}", name, kind.min_entropy, SIMULATED[name])
+
+
+def _opener(key: find.Found, keyring: Path, min_entropy: float) -> Callable[[], Key]:
+    def open_key() -> Key:
+        transport = UsbTransport(key.name, key.device)
+        return key.kind.open(transport, keyring, min_entropy)
+
+    return open_key

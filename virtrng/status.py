@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""feeder.json: what the feeder writes, and what policy and `virtrng status` read.
+
+The file is one JSON object, version 1, replaced whole at least once a second
+while the feeder runs. `_at` are Unix seconds; `_boottime_s` are seconds of
+CLOCK_BOOTTIME, by which every age is counted, so that a step of the wall clock
+makes no seed older or younger.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from virtrng.errors import BadStatus
+from virtrng.files import replace
+
+VERSION = 1
+FILE_NAME = "feeder.json"
+LOCK_NAME = "feeder.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """One key: what was read from it, and how its blocks fared."""
+
+    kind: str
+    serial: str
+    state: str
+    simulated: bool
+    bytes_read: int
+    blocks_tested: int
+    blocks_failed: int
+    frames_bad: int
+    sessions: int
+    last_fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStatus:
+    """The kernel's pool: what was given to it since this feeder started."""
+
+    seeds: int
+    seeded_bits: int
+    bytes_passed: int
+    last_seed_at: float | None
+    last_seed_boottime_s: float | None
+    entropy_avail_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeederStatus:
+    """The whole file."""
+
+    updated_at: float
+    pid: int
+    keys: tuple[KeyStatus, ...]
+    kernel: KernelStatus
+    version: int = VERSION
+
+    def seed_age_s(self, boottime_s: float) -> float | None:
+        """Seconds since the last seed at CLOCK_BOOTTIME `boottime_s`; None if there was none since boot."""
+        last = self.kernel.last_seed_boottime_s
+        return None if last is None or last > boottime_s else boottime_s - last
+
+
+def write(run_dir: Path, status: FeederStatus) -> None:
+    """Replace `run_dir`/feeder.json; raises FileFailed."""
+    replace(run_dir / FILE_NAME, json.dumps(dataclasses.asdict(status)).encode() + b"\n", 0o644)
+
+
+def read(run_dir: Path) -> FeederStatus | None:
+    """Return what the feeder last wrote, or None if there is no such file; raises BadStatus.
+
+    Fields that this version does not know are passed over: a newer feeder may write more.
+    """
+    path = run_dir / FILE_NAME
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadStatus(str(path), error.strerror or str(error)) from error
+    except ValueError as error:
+        raise BadStatus(str(path), f"not JSON: {error}") from error
+    try:
+        if document["version"] != VERSION:
+            raise BadStatus(str(path), f"version {document['version']!r}, where {VERSION} is known")
+        return FeederStatus(
+            updated_at=float(document["updated_at"]),
+            pid=int(document["pid"]),
+            keys=tuple(_known(KeyStatus, entry) for entry in document["keys"]),
+            kernel=_known(KernelStatus, document["kernel"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadStatus(str(path), f"not a feeder's status: {error}") from error
+
+
+T = TypeVar("T", KeyStatus, KernelStatus)
+
+
+def _known(kind: type[T], document: dict[str, Any]) -> T:
+    return kind(**{field.name: document[field.name] for field in dataclasses.fields(kind)})
