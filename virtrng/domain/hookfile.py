@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The hook as a file of libvirt's: put there, taken away, looked at.
+
+It is a real file beside whatever hooks there are: AppArmor lets libvirtd run
+only what lies in its hooks directory, so a symlink would not do.
+"""
+
+import os
+import shlex
+from pathlib import Path
+
+from virtrng.errors import FileFailed, ForeignHook, UnsafeHook
+from virtrng.files import replacing
+
+DEFAULT_HOOKS_DIR = Path("/etc/libvirt/hooks")
+_OURS = b"# virtrng: what libvirt runs"
+
+
+def destination(hooks_dir: Path) -> Path:
+    """Return where our hook goes; libvirt runs the executables of qemu.d since 6.5."""
+    return hooks_dir / "qemu.d" / "virtrng"
+
+
+def is_ours(file: Path) -> bool:
+    """Whether `file` was written by us; raises FileFailed when it is there and cannot be read."""
+    try:
+        return _OURS in file.read_bytes()[:400]
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise FileFailed(str(file), "read", error.strerror or str(error)) from error
+
+
+def rendered(template: Path, package_dir: Path, config_file: Path) -> bytes:
+    """Return the hook with the two paths filled in."""
+    content = template.read_bytes()
+    for name, path in (("package", package_dir), ("config", config_file)):
+        content = content.replace(
+            f"\n{name}=''\n".encode(), f"\n{name}={shlex.quote(str(path))}\n".encode(), 1
+        )
+    return content
+
+
+def install(hooks_dir: Path, content: bytes) -> bool:
+    """Put `content` in place; return whether anything changed. Raises ForeignHook or FileFailed."""
+    file = destination(hooks_dir)
+    if file.exists():
+        if not is_ours(file):
+            raise ForeignHook(str(file))
+        if file.read_bytes() == content and os.access(file, os.X_OK):
+            return False
+    try:
+        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileFailed(str(file.parent), "make", error.strerror or str(error)) from error
+    # libvirt runs every executable of qemu.d, one that is being written too: it is written beside it.
+    with replacing(file, 0o755, temporary_dir=hooks_dir) as new:
+        new.write(content)
+    return True
+
+
+def uninstall(hooks_dir: Path) -> bool:
+    """Remove our hook; return whether it was there. Raises ForeignHook or FileFailed."""
+    file = destination(hooks_dir)
+    if not file.exists():
+        return False
+    if not is_ours(file):
+        raise ForeignHook(str(file))
+    try:
+        file.unlink()
+    except OSError as error:
+        raise FileFailed(str(file), "remove", error.strerror or str(error)) from error
+    return True
+
+
+def others(hooks_dir: Path) -> list[Path]:
+    """List the other qemu hooks there: libvirt runs these too, and looks for hooks at its start alone."""
+    candidates = [hooks_dir / "qemu", *sorted(destination(hooks_dir).parent.glob("*"))]
+    return [
+        file
+        for file in candidates
+        if file != destination(hooks_dir) and file.is_file() and os.access(file, os.X_OK)
+    ]
+
+
+def check_safe(*paths: Path) -> None:
+    """Raise UnsafeHook if anyone but root can change one of `paths`, or a directory above it."""
+    for path in paths:
+        resolved = path.resolve()
+        for part in (resolved, *resolved.parents):
+            try:
+                found = part.stat()
+            except FileNotFoundError:  # not there yet: whoever makes it can write to its parent
+                continue
+            except OSError as error:
+                raise FileFailed(str(part), "look at", error.strerror or str(error)) from error
+            sticky = part.is_dir() and found.st_mode & 0o1000 and part != resolved
+            if found.st_uid != 0 or (found.st_mode & 0o022 and not sticky):
+                raise UnsafeHook(str(part))
