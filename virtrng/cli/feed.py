@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`virtrng feed`: the feeder in the foreground, as the service runs it."""
+
+import argparse
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from threading import Event
+
+from virtrng import config
+from virtrng.errors import ExitCode
+from virtrng.feeder import source
+from virtrng.feeder.daemon import Feeder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--key", metavar="KEY", help="the key to use: SERIAL or KIND:serial=SERIAL")
+    parser.add_argument(
+        "--simulate",
+        metavar="KIND",
+        choices=sorted(source.SIMULATED),
+        help="a simulated key in this process, for a machine without one; its bytes are mixed in with a "
+        f"credit of 0 (KIND: {', '.join(sorted(source.SIMULATED))})",
+    )
+    parser.add_argument(
+        "--keyring",
+        metavar="FILE",
+        type=Path,
+        default=source.DEFAULT_KEYRING,
+        help=f"default: {source.DEFAULT_KEYRING}",
+    )
+    parser.epilog = "It waits for a key when none is there. SIGTERM or Ctrl-C ends it, with a last seed."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Feed until told to stop."""
+    settings = config.load(arguments.config_file)
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Feeder(settings.feeder, settings.paths.run_dir, _sources(arguments, settings), stop).run()
+    return ExitCode.DONE
+
+
+def _sources(arguments: argparse.Namespace, settings: config.Config) -> Callable[[], Iterable[source.Source]]:
+    if arguments.simulate:
+        return lambda: [source.simulated(arguments.simulate)]
+    return lambda: source.plugged_in(settings.keys, arguments.keyring, arguments.key)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`virtrng status`: what feeds the pool, when it last did, and what the guests have."""
+
+import argparse
+import dataclasses
+
+from virtrng import config, files, kernel, status
+from virtrng.cli import output
+from virtrng.domain.rng import RngDevice
+from virtrng.errors import ExitCode, VirtrngError
+from virtrng.status import FeederStatus, KeyStatus
+
+# Beyond this a seed is called old, as the hook's require_feeder has it.
+STALE_SEED_S = 60.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look at everything, change nothing."""
+    settings = config.load(arguments.config_file)
+    run_dir = settings.paths.run_dir
+    holder = files.holder(run_dir / status.LOCK_NAME)
+    feeder = status.read(run_dir)
+    guests, trouble = _guests(arguments.connect)
+    if arguments.json:
+        output.document(_document(holder, feeder, guests, trouble))
+        return ExitCode.DONE
+    stale_s = max(STALE_SEED_S, 3.0 * settings.feeder.interval_s)
+    for name, text in (
+        ("fed", _fed(holder, feeder, stale_s)),
+        ("feeder", _feeder(holder, feeder)),
+        *(("key", _key(key)) for key in (feeder.keys if feeder else ())),
+        ("pool", _pool()),
+    ):
+        output.line(f"{name:<8}{text}")
+    _print_guests(guests, trouble)
+    return ExitCode.DONE
+
+
+def _fed(holder: str | None, feeder: FeederStatus | None, stale_s: float) -> str:
+    """Answer the first question in one line."""
+    age_s = feeder.seed_age_s(kernel.boottime_s()) if feeder else None
+    if holder is None or feeder is None:
+        return "no: no feeder runs" + ("" if age_s is None else f"; the last seed is {_duration(age_s)} old")
+    if age_s is None:
+        return "not yet: no seed was given since the feeder started"
+    if age_s > stale_s:
+        return f"no: the last seed is {_duration(age_s)} old"
+    if feeder.kernel.seeded_bits == 0:
+        return f"only by a simulated key, with a credit of 0; last seed {_duration(age_s)} ago"
+    return f"yes, from a hardware key; last seed {_duration(age_s)} ago"
+
+
+def _feeder(holder: str | None, feeder: FeederStatus | None) -> str:
+    if holder is None:
+        return "not running ('virtrng feed')"
+    if feeder is None:
+        return f"{holder}; it has written no status"
+    pool = feeder.kernel
+    return (
+        f"{holder}: {_plural(pool.seeds, 'seed')}, {_plural(pool.seeded_bits, 'bit')} credited, "
+        f"made of {_plural(pool.bytes_passed, 'tested byte')}"
+    )
+
+
+def _key(key: KeyStatus) -> str:
+    simulated = " (simulated by virtrng)" if key.simulated else ""
+    fault = f"; last fault: {key.last_fault}" if key.last_fault else ""
+    return (
+        f"{key.kind}:serial={key.serial}{simulated}: {key.state}, {_plural(key.bytes_read, 'byte')} read, "
+        f"{_plural(key.blocks_tested, 'block')} tested, {key.blocks_failed} failed, "
+        f"{_plural(key.frames_bad, 'bad frame')}{fault}"
+    )
+
+
+def _pool() -> str:
+    return (
+        "the kernel's generator is ready"
+        if kernel.crng_ready()
+        else "the kernel's generator is not ready yet"
+    )
+
+
+def _guests(uri: str | None) -> tuple[list[dict[str, object]], VirtrngError | None]:
+    """Return what each guest has, or why libvirt could not be asked."""
+    from virtrng.domain import facts, xml
+    from virtrng.domain.hypervisor import Hypervisor
+
+    found: list[dict[str, object]] = []
+    try:
+        with Hypervisor(uri, readonly=True) as hypervisor:
+            for guest in hypervisor.guests():
+                active = guest.active
+                definition = facts.of(xml.parse(guest.definition()))
+                running = facts.of(xml.parse(guest.running())) if active else None
+                found.append(
+                    {
+                        "name": guest.name,
+                        "uuid": guest.uuid,
+                        "running": active,
+                        "definition": [_device(device) for device in definition.rngs],
+                        "live": [_device(device) for device in running.rngs] if running else None,
+                        "wanted": definition.wish.wanted if definition.wish else None,
+                    }
+                )
+    except VirtrngError as error:
+        return found, error
+    return found, None
+
+
+def _device(device: RngDevice) -> dict[str, object]:
+    return {
+        "ours": device.ours,
+        "model": device.model,
+        "backend": device.backend,
+        "source": device.source,
+        "rate_bytes": device.rate.bytes if device.rate else None,
+        "rate_period_ms": device.rate.period_ms if device.rate else None,
+        "text": str(device),
+    }
+
+
+def _print_guests(guests: list[dict[str, object]], trouble: VirtrngError | None) -> None:
+    if trouble:
+        output.line(f"{'guests':<8}not known: {trouble}")
+    elif not guests:
+        output.line(f"{'guests':<8}none")
+    else:
+        output.line()
+        rows = [
+            (
+                str(guest["name"]),
+                "running" if guest["running"] else "off",
+                _devices(guest["definition"]),
+                _devices(guest["live"]) if guest["running"] else "",
+                {None: "", True: "yes", False: "no"}[guest["wanted"]],  # type: ignore[index]
+            )
+            for guest in guests
+        ]
+        output.table(("GUEST", "STATE", "IN ITS DEFINITION", "WHILE IT RUNS", "WANTED"), rows)
+
+
+def _devices(devices: object) -> str:
+    assert isinstance(devices, list)  # noqa: S101  made above
+    return "; ".join(f"{'ours' if one['ours'] else 'foreign'}: {one['text']}" for one in devices) or "none"
+
+
+def _document(
+    holder: str | None,
+    feeder: FeederStatus | None,
+    guests: list[dict[str, object]],
+    trouble: VirtrngError | None,
+) -> dict[str, object]:
+    return {
+        "feeder": {
+            "running": holder is not None,
+            "holder": holder,
+            "last_seed_age_s": feeder.seed_age_s(kernel.boottime_s()) if feeder else None,
+            "status": dataclasses.asdict(feeder) if feeder else None,
+        },
+        "pool": {"ready": kernel.crng_ready()},
+        "guests": guests if trouble is None else None,
+        "guests_error": str(trouble) if trouble else None,
+    }
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 2 * size:
+            return _plural(int(seconds // size), name)
+    return _plural(int(seconds), "second")

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The templates, filled in from what the code itself holds true. The only import of jinja2."""
+
+import sys
+from pathlib import Path
+
+import jinja2
+
+from virtrng import __version__, config
+from virtrng.domain import rng, xml
+from virtrng.paths import data_file
+
+TEMPLATES = ("virtrng.toml", "virtrng-feeder.service")
+RNG = "rng.xml"
+NAMES = (*TEMPLATES, RNG)
+
+
+def render(name: str, settings: config.Config) -> str:
+    """Return the text of `name`, one of NAMES."""
+    if name == RNG:
+        domains = settings.domains
+        device = rng.RngDevice(source=domains.source, rate=domains.rate, alias=rng.ALIAS)
+        return xml.pretty(rng.to_element(device))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(data_file("templates")),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701  configuration files, not HTML
+        keep_trailing_newline=True,
+        trim_blocks=True,
+    )
+    return environment.get_template(f"{name}.j2").render(
+        version=__version__,
+        defaults=config.DEFAULTS,
+        sources=config.SAFE_SOURCES,
+        require=config.REQUIRE,
+        config_file=config.DEFAULT_FILE,
+        command=_command(),
+    )
+
+
+def _command() -> str:
+    """Return how this very installation is run: the console script, or the checkout."""
+    script = Path(sys.argv[0])
+    if script.name == "virtrng" and script.is_file():
+        return str(script.absolute())
+    return f"/usr/bin/python3 {data_file('virtrng/__main__.py').parent}"
