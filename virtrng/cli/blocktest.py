@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="what to test (default: stdin)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = (
-        "FIPS 140-2 blocks are counted as rngtest counts them: the first 32 bits only begin its continuous test.\n"
+        "Blocks are counted as rngtest counts them: the first 32 bits only start the continuous test.\n"
         "The SP 800-90B figures are alarms at 2^-40 for 0.5 bit of entropy a bit.\n"
         "Exit status 1 when more blocks fail than a perfect source would ever show, or on any alarm."
     )

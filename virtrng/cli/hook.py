@@ -13,7 +13,7 @@ from virtrng.paths import PACKAGE, data_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs."""
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=argparse.ArgumentParser)
     for name, act, text in (
         ("install", _install, "put the hook beside whatever hooks there are"),
         ("uninstall", _uninstall, "remove it; other hooks stay"),

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--supported", action="store_true", help="list the products that virtrng knows")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(verb=_list)
-    verbs = parser.add_subparsers(metavar="VERB")
+    verbs = parser.add_subparsers(metavar="VERB", parser_class=argparse.ArgumentParser)
     capture = verbs.add_parser(
         "capture",
         help="raw samples of a key to a file, for NIST's EntropyAssessment",

@@ -76,18 +76,18 @@ def of(root: xml.Element) -> Facts:
     )
 
 
-def wish_element(wish: Wish) -> xml.Element:
-    """Write a wish as the element that libvirt keeps in <metadata>."""
+def wish_attributes(wish: Wish) -> dict[str, str]:
+    """Write a wish as the attributes of our element in <metadata>."""
     attributes = {"device": "on" if wish.wanted else "off"}
     if wish.source:
         attributes["source"] = wish.source
     if wish.rate:
         attributes |= {"bytes": str(wish.rate.bytes), "period": str(wish.rate.period_ms)}
-    return xml.new_in_namespace("guest", attributes)
+    return attributes
 
 
 def _wish(root: xml.Element) -> Wish | None:
-    element = root.find(f"metadata/{{{xml.NAMESPACE}}}guest")
+    element = root.find(f"metadata/{xml.WISH}")
     if element is None:
         return None
     count, period = element.get("bytes", ""), element.get("period", "1000")

@@ -72,9 +72,11 @@ class Guest:
         """Ask for a device's removal; a running guest has it until it lets go."""
         self._call("detach the device", lambda: self._domain.detachDeviceAlias(alias, _flag(live=live)))
 
-    def record(self, element: str | None, *, live: bool) -> None:
+    def record(self, attributes: dict[str, str] | None, *, live: bool) -> None:
         """Put our element into the metadata, in the place of any older one; None removes it."""
         kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+        # libvirt declares the namespace itself, and refuses an element that does.
+        element = None if attributes is None else xml.text_of(xml.new("guest", attributes))
         self._call(
             "write its metadata",
             lambda: self._domain.setMetadata(kind, element, xml.PREFIX, xml.NAMESPACE, _flag(live=live)),

@@ -193,7 +193,7 @@ def _summary(halves: list[Half], steps: dict[bool, Step]) -> str:
 def _record(half: Half, wish: Wish | None) -> bool:
     if half.before.wish == wish:
         return False
-    half.guest.record(xml.text_of(facts.wish_element(wish)) if wish else None, live=half.live)
+    half.guest.record(facts.wish_attributes(wish) if wish else None, live=half.live)
     return True
 
 
@@ -210,7 +210,7 @@ def _give(half: Half, device: RngDevice, sleep: Sleep) -> Step:
     _attach(half, device if half.live else transform.placed(device, now))
     last_port = half.live and now.bus is Bus.PCIE and now.free_ports == 1
     note = ", on its last free pcie-root-port until its next start" if last_port else ""
-    return Step("attached", f"given {device}{note}", changed=True)
+    return Step("attached", f"given a virtio-rng ({device}){note}", changed=True)
 
 
 def _foreign(device: RngDevice) -> str:

@@ -49,11 +49,11 @@ def retarget(root: xml.Element, device: RngDevice) -> bool:
 
 def record(root: xml.Element, wish: Wish | None) -> None:
     """Make `wish` the one that the metadata of `root` holds; None removes it."""
-    old = root.find(f"metadata/{{{xml.NAMESPACE}}}guest")
+    old = root.find(f"metadata/{xml.WISH}")
     if old is not None:
         xml.remove(old)
     if wish is not None:
-        xml.append(_child(root, "metadata"), facts.wish_element(wish))
+        xml.append(_child(root, "metadata"), xml.new_wish(facts.wish_attributes(wish)))
 
 
 def filtered(root: xml.Element, settings: DomainSettings, request: Request) -> str | None:

@@ -11,6 +11,7 @@ Element = Any  # lxml.etree._Element; Debian's lxml comes without annotations
 
 NAMESPACE = "urn:virtrng:domain:1"
 PREFIX = "virtrng"
+WISH = f"{{{NAMESPACE}}}guest"
 
 
 def parse(content: bytes) -> Element:
@@ -50,9 +51,9 @@ def new(tag: str, attributes: dict[str, str] | None = None, text: str | None = N
     return element
 
 
-def new_in_namespace(name: str, attributes: dict[str, str]) -> Element:
-    """Make an element of our own namespace, for <metadata>."""
-    return etree.Element(f"{{{NAMESPACE}}}{name}", attributes, nsmap={PREFIX: NAMESPACE})
+def new_wish(attributes: dict[str, str]) -> Element:
+    """Make the element of our own namespace that holds a guest's wish in <metadata>."""
+    return etree.Element(WISH, attributes, nsmap={PREFIX: NAMESPACE})
 
 
 def append(parent: Element, child: Element) -> None:

@@ -374,7 +374,9 @@ class EntropyKey:
         if self._resets_in_row == 0:
             self._resets_since_s = self._clock()
             self._heard_in_row = False
-        _log.info("%s: reset: %s", self._transport.key, why)
+        # The first is part of every start; any other is worth a line.
+        level = logging.INFO if self._resets else logging.DEBUG
+        _log.log(level, "%s: reset: %s", self._transport.key, why)
         self._resets_in_row += 1
         self._resets += 1
         self._transport.write(RESET, WRITE_TIMEOUT_MS)
