@@ -2,7 +2,7 @@
 """The Simtec Entropy Key.
 
 Devices:  Simtec Electronics Entropy Key (UDEKEY01), USB 20df:0001, a CDC-ACM device.
-Protocol: 64-byte frames, each with a MAC under a session key; see docs/protocol/entropykey.md.
+Protocol: 64-byte frames, each with a MAC under a session key; see docs/protocol/entropy-key.md.
 Source:   README.protocol and README.security of ekeyd 1.1.5, and its host/ and device/ sources.
 Status:   verified against published frames of a real key; not yet on hardware by us.
 
@@ -13,8 +13,9 @@ is whitened, so that no test on the host could see that the noise behind it died
 from functools import partial
 from pathlib import Path
 
+from virtrng.entropy.params import WHITENED_MIN_ENTROPY
 from virtrng.keys.base import KeyKind, UsbMatch
-from virtrng.keys.entropykey.driver import MIN_ENTROPY, Counters, EntropyKey
+from virtrng.keys.entropykey.driver import Counters, EntropyKey
 from virtrng.keys.entropykey.keyring import long_term_key
 from virtrng.transport.base import Transport
 
@@ -31,6 +32,6 @@ ENTROPY_KEY = KeyKind(
     name="entropykey",
     title="Simtec Entropy Key",
     usb=(UsbMatch(0x20DF, 0x0001, "Entropy Key"),),
-    min_entropy=MIN_ENTROPY,
+    min_entropy=WHITENED_MIN_ENTROPY,
     open=open_key,
 )

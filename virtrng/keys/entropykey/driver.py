@@ -42,9 +42,6 @@ from virtrng.transport.base import Transport
 _log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 0
-# Assessed min-entropy per bit. Little, for the key whitens: behind its hash no test of
-# the host's would notice that the noise died.
-MIN_ENTROPY = 0.5
 NONCE_RANDOM_BYTES = 8  # after a count of 4; ekeyd's host/nonce.c
 
 PATIENCE_S = 2.0  # without one good frame; a block of 78 comes every 0.62 s
@@ -100,7 +97,7 @@ class EntropyKey:
         transport: Transport,
         long_term_key: Callable[[str], bytes],
         *,
-        min_entropy: float = MIN_ENTROPY,
+        min_entropy: float,
         keyring: str = "the keyring",
         serial: str = "",
         clock: Callable[[], float] = time.monotonic,
