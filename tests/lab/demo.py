@@ -222,7 +222,8 @@ def _look(guest: LabGuest) -> Seen:
         ready_s=guest.crng_ready_s(),
     )
     point(f"rng_current: {seen.current}; entropy_avail: {seen.entropy_avail} of 256 bits")
-    point(f"/dev/hwrng: {seen.hwrng}")
+    limit = "" if seen.current == "none" else " (its limit is 4,096 bytes a second)"
+    point(f"/dev/hwrng: {seen.hwrng}{limit}")
     point(f"dd if=/dev/random of=/dev/null count=1000: {seen.first_reads}")
     point(f"its generator was ready {_ready(seen)}")
     return seen
