@@ -17,9 +17,10 @@ CHECK_PACKAGES := python3-pytest python3-hypothesis python3-venv python3-pip pyt
 # so that none of the host's is started; systemd for systemd-analyze, which judges the unit.
 LAB_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 systemd
 
+# No byte code beside the sources: the tree may be another user's.
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help deps demo test test-unit test-lab test-long check bench install uninstall
+.PHONY: help deps demo test test-unit test-lab check bench install uninstall
 .DEFAULT_GOAL := help
 
 help: ## print this
@@ -46,14 +47,10 @@ test-unit: deps ## the unit tests alone
 test-lab: deps ## the tests under real libvirtd and guests alone (root)
 	$(PYTEST) tests/lab
 
-test-long: check ## the same with the full counts (root)
-	VIRTRNG_LONG=1 $(PYTEST) tests/unit tests/lab
-
 bench: deps ## figures side by side with peers, in one run
 	@$(PYTHON) -m bench.fips
 
 install: deps ## install under /usr/local (PREFIX, DESTDIR)
-	@./.ci/root
 	$(PIP_INSTALL) --break-system-packages --force-reinstall $(if $(PREFIX),--prefix=$(PREFIX)) $(if $(DESTDIR),--root=$(DESTDIR)) .
 
 uninstall: ## remove what `make install` put there; configuration and hook stay (virtrng hook uninstall)

@@ -2,14 +2,13 @@
 """Measure the block tests of virtrng, alone and with the 90B tests, beside rngtest on the same file.
 
 rngtest is the one of Debian's rng-tools-debian; that of rng-tools5 5-4.1 miscounts a block whose
-first bit differs from the bit before. Run as `/usr/bin/python3 bench/fips.py`.
+first bit differs from the bit before. Run by `make bench`.
 """
 
 import argparse
 import hashlib
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from tests.lab.images import unpacked
 from virtrng import __version__
 from virtrng.entropy.fips140 import Fips140
 from virtrng.entropy.health import HealthTests
@@ -78,14 +76,11 @@ def main(argv: list[str]) -> int:
     """Print a row for each; exit 1 if the counts differ."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--megabytes", type=int, default=100, help="how much noise to test (default: 100)")
-    parser.add_argument("--rngtest", metavar="PATH", default="rngtest", help="default: the one in PATH")
     arguments = parser.parse_args(argv)
     if arguments.megabytes < 1:
         parser.error("--megabytes is at least 1")
-    rngtest = shutil.which(arguments.rngtest)
-    if rngtest is None:
-        parser.error(f"no program '{arguments.rngtest}' (Debian: rng-tools-debian); say where with --rngtest")
-
+    # Unpacked, not installed: its package starts a daemon.
+    rngtest = str(unpacked("rng-tools-debian") / "usr/bin/rngtest")
     length_bytes = arguments.megabytes * MB
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "noise")
