@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +25,15 @@ from pathlib import Path
 KERNEL_METAPACKAGE = "linux-image-amd64"
 # virtio_console is for guest agents, button and evdev are how ACPI says "power off".
 GUEST_MODULES = ("virtio_pci", "virtio_rng", "virtio_console", "button", "evdev")
+# A USB host controller whose devices come over a socket (USB/IP), and the driver that binds an Entropy Key.
+USB_MODULES = ("vhci_hcd", "cdc_acm")
+# The kernel package is fetched once, and what no guest of ours ever loads is thrown away.
+KEPT_MODULES = GUEST_MODULES + USB_MODULES
 GUEST_INIT = Path(__file__).with_name("guest-init")
 KERNEL_FORMAT = "elf"
 XZ_MAGIC = b"\xfd7zXZ\0"
 PAGE_BYTES = 4096
+INITRD_KEPT_S = 24 * 3600.0
 NO_EXTRA_FILES: Mapping[str, Path] = {}
 
 
@@ -50,17 +56,21 @@ def cache_dir() -> Path:
     return Path(chosen).absolute() if chosen else Path(__file__).resolve().parents[2] / ".cache"
 
 
-def guest_image(extra: Mapping[str, Path] = NO_EXTRA_FILES) -> GuestImage:
+def guest_image(
+    extra: Mapping[str, Path] = NO_EXTRA_FILES, modules: tuple[str, ...] = GUEST_MODULES
+) -> GuestImage:
     """Return the two-second guest, made first where the cache has none.
 
-    'extra' puts further files into the guest: path there to file here, permissions kept. The initramfs is
-    named after a digest of its content, so any change to what goes into it makes another.
+    'extra' puts further files into the guest: path there to file here, permissions kept. It loads 'modules',
+    some of KEPT_MODULES, and what these need. The initramfs is named after a digest of its content, so any
+    change to what goes into it makes another; one that nobody asked for in a day is removed by the next.
     """
     kernel = _kernel()
     release = (kernel / "release").read_text()
-    archive = _initramfs(kernel, unpacked("busybox-static") / "bin/busybox", extra)
+    archive = _initramfs(kernel, unpacked("busybox-static") / "bin/busybox", modules, extra)
     digest = hashlib.sha256(archive).hexdigest()[:16]
-    initrd = _once(f"initrd-{release}-{digest}", lambda work: _write(work / "initrd.cpio", archive))
+    initrd = _once(f"initrd-{release}-{digest}", lambda work: _write_initrd(work / "initrd.cpio", archive))
+    os.utime(initrd)
     return GuestImage(kernel / "kernel", initrd / "initrd.cpio", release)
 
 
@@ -74,9 +84,9 @@ def unpacked(package: str) -> Path:
 
 
 def _kernel() -> Path:
-    """Return the directory with kernel, release and modules/ (numbered in the order they load in)."""
+    """Return the directory with kernel, release, modules/ and modules.builtin."""
     # Another list of modules, or another way to build, wants another directory: the rest was thrown away.
-    key = hashlib.sha256(" ".join((KERNEL_FORMAT, *GUEST_MODULES)).encode()).hexdigest()[:8]
+    key = hashlib.sha256(" ".join((KERNEL_FORMAT, *KEPT_MODULES)).encode()).hexdigest()[:8]
     kept = _newest(f"kernel-{key}-*")
     if kept:
         return kept
@@ -100,8 +110,9 @@ def _build_kernel(package: str, work: Path) -> None:
     (work / "modules").mkdir()
     # /lib on Debian 12, /usr/lib since the packages were moved there.
     (tree,) = (path for path in whole.glob("**/lib/modules/*") if path.name == release)
-    for number, (name, content) in enumerate(_in_load_order(tree, GUEST_MODULES)):
-        (work / "modules" / f"{number:02}-{name}.ko").write_bytes(content)
+    for name, content in _in_load_order(tree, KEPT_MODULES):
+        (work / "modules" / f"{name}.ko").write_bytes(content)
+    shutil.copy(tree / "modules.builtin", work)
     shutil.rmtree(whole)
 
 
@@ -143,7 +154,7 @@ def _in_load_order(tree: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, b
         if name in done or name in builtin:
             return
         if name not in modules:
-            raise LabError(f"this kernel has no module {name}, neither built in nor as a file")
+            raise LabError(f"no module {name}, neither built in nor as a file below {tree}")
         done.add(name)
         content = _module_content(modules[name])
         for needed in _module_depends(content):
@@ -172,11 +183,11 @@ def _module_depends(content: bytes) -> list[str]:
     return [name.replace("-", "_") for name in names if name]
 
 
-def _initramfs(kernel: Path, busybox: Path, extra: Mapping[str, Path]) -> bytes:
+def _initramfs(kernel: Path, busybox: Path, modules: tuple[str, ...], extra: Mapping[str, Path]) -> bytes:
     # Not compressed: under emulation, unpacking costs more than reading.
     files = {"init": (0o755, GUEST_INIT.read_bytes()), "bin/busybox": (0o755, busybox.read_bytes())}
-    for module in sorted((kernel / "modules").iterdir()):
-        files[f"modules/{module.name}"] = (0o644, module.read_bytes())
+    for number, (module, content) in enumerate(_in_load_order(kernel, modules)):
+        files[f"modules/{number:02}-{module}.ko"] = (0o644, content)
     for name, path in extra.items():
         files[name.lstrip("/")] = (stat.S_IMODE(path.stat().st_mode), path.read_bytes())
     directories = {str(parent) for name in files for parent in Path(name).parents} - {"."}
@@ -200,8 +211,12 @@ def _padded(block: bytes) -> bytes:
     return block + bytes(-len(block) % 4)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write_initrd(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+    # Those with parts of the tree in them are many and large.
+    for other in _lab_cache().glob("initrd-*"):
+        if time.time() - other.stat().st_mtime > INITRD_KEPT_S:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _newest(pattern: str) -> Path | None:

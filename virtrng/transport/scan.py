@@ -61,6 +61,17 @@ def _usb_device(device: pyudev.Device) -> UsbDevice | None:
     )
 
 
+def serial_ports(device: UsbDevice) -> list[str]:
+    """Name the nodes of the serial ports that a driver of the kernel's made of `device`."""
+    ports = pyudev.Context().list_devices(subsystem="tty")
+    parents = ((port, port.find_parent("usb", "usb_device")) for port in ports)
+    return [
+        str(port.device_node)
+        for port, parent in parents
+        if parent is not None and parent.device_node == device.node
+    ]
+
+
 def holder(node: str) -> str | None:
     """Name a process that has `node` open, as 'NAME (pid N)'; None if none can be seen.
 

@@ -18,7 +18,8 @@ from virtrng.transport.scan import UsbDevice
 
 log = logging.getLogger(__name__)
 
-_GONE = (errno.ENODEV, errno.ENOENT, errno.ESHUTDOWN)
+# EIO: what libusb makes of EPROTO, by which a device that is being unplugged is often noticed first.
+_GONE = (errno.ENODEV, errno.ENOENT, errno.ESHUTDOWN, errno.EIO)
 # The USB class of a CDC interface that carries the bytes (CDC 1.2, table 4.6).
 _CDC_DATA = 0x0A
 
@@ -29,18 +30,25 @@ class UsbTransport:
     def __init__(self, key: str, device: UsbDevice, *, backend: Any = None) -> None:
         """Open `device`, take its interfaces from the kernel's driver and claim them.
 
+        A program that has its serial port open, such as ekeyd, keeps it: KeyInUse.
         `backend` is a pyusb backend, for a libusb that lies in an unusual place.
         Raises KeyDenied, KeyInUse, KeyLost or KeyFault; nothing is then left claimed.
         """
         self.key = key
         self.simulated = device.simulated
         self._node = device.node
-        self._detached: list[int] = []
-        found = usb.core.find(bus=device.bus, address=device.address, backend=backend)
-        if found is None:
-            raise KeyLost(key, "opening it")
-        self._device = found
+        self._taken: list[int] = []
+        self._closed = False
         try:
+            self._device = usb.core.find(bus=device.bus, address=device.address, backend=backend)
+        except usb.core.NoBackendError as error:
+            raise KeyFault(key, "libusb, which pyusb needs, is not there") from error
+        except usb.core.USBError as error:
+            raise self._error(error, "opening it") from error
+        if self._device is None:
+            raise KeyLost(key, "opening it")
+        try:
+            self._refuse_serial_port_in_use(device)
             self._claim()
         except usb.core.USBError as error:
             self.close()
@@ -49,13 +57,19 @@ class UsbTransport:
             self.close()
             raise
 
+    def _refuse_serial_port_in_use(self, device: UsbDevice) -> None:
+        # Detaching would hang the port up under its user: the kernel does not ask.
+        for port in scan.serial_ports(device):
+            if user := scan.holder(port):
+                raise KeyInUse(self.key, user)
+
     def _claim(self) -> None:
         configuration = self._device.get_active_configuration()
         for interface in configuration:
             number = interface.bInterfaceNumber
+            self._taken.append(number)
             if self._device.is_kernel_driver_active(number):
-                self._device.detach_kernel_driver(number)
-                self._detached.append(number)
+                self._detach_kernel_driver(number)
             usb.util.claim_interface(self._device, number)
         interfaces = sorted(configuration, key=lambda found: found.bInterfaceClass != _CDC_DATA)
         for interface in interfaces:
@@ -65,10 +79,19 @@ class UsbTransport:
                 return
         raise KeyFault(self.key, "it has no pair of bulk endpoints")
 
+    def _detach_kernel_driver(self, number: int) -> None:
+        try:
+            self._device.detach_kernel_driver(number)
+        except usb.core.USBError as error:
+            if error.errno != errno.ENOENT:  # another program was faster: claiming will tell
+                raise
+
     def read(self, size: int, timeout_ms: int) -> bytes:
         """See Transport.read. At most one packet is asked for: a key sends frames of just that size."""
+        self._refuse_closed("being read")
         try:
-            return bytes(self._in.read(min(size, self._in.wMaxPacketSize), timeout_ms))
+            # NB: 1 ms at least, for 0 means for ever to libusb.
+            return bytes(self._in.read(min(size, self._in.wMaxPacketSize), max(1, timeout_ms)))
         except usb.core.USBTimeoutError:
             return b""
         except usb.core.USBError as error:
@@ -76,24 +99,34 @@ class UsbTransport:
 
     def write(self, data: bytes, timeout_ms: int) -> None:
         """See Transport.write."""
+        self._refuse_closed("being written to")
         try:
-            sent = self._out.write(data, timeout_ms)
+            sent = self._out.write(data, max(1, timeout_ms))
         except usb.core.USBError as error:
             raise self._error(error, "being written to") from error
         if sent != len(data):
             raise KeyFault(self.key, f"it took {sent} of {len(data)} bytes")
 
     def close(self) -> None:
-        """Give the interfaces back to the drivers that had them."""
+        """Give the interfaces to the kernel's drivers, as after plugging in; a second call does nothing.
+
+        Whoever had the key before us may have been killed before it gave it back:
+        so they are offered whether or not we found a driver there.
+        """
+        self._closed = True
         usb.util.dispose_resources(self._device)
-        while self._detached:
-            number = self._detached.pop()
+        while self._taken:
+            number = self._taken.pop()
             try:
                 self._device.attach_kernel_driver(number)
             except (usb.core.USBError, NotImplementedError) as error:
-                # Unplugged, or bound again together with the interface before it.
+                # Unplugged, without a driver, or bound together with the interface before it.
                 log.debug("%s: interface %d was not given back: %s", self.key, number, error)
         usb.util.dispose_resources(self._device)
+
+    def _refuse_closed(self, doing: str) -> None:
+        if self._closed:  # pyusb would open it again
+            raise KeyLost(self.key, doing)
 
     def _error(self, error: usb.core.USBError, doing: str) -> KeyDenied | KeyInUse | KeyLost | KeyFault:
         if error.errno in _GONE:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A simulated Entropy Key, plugged into this very machine: `python3 -m tests.lab.usb_key BYTES_PER_S`.
+
+It ends when the key is unplugged, by writing PORT to VHCI/detach. What it imports is little: it starts often.
+"""
+
+import socket
+import sys
+import time
+from pathlib import Path
+
+from tests.lab.usbip import UsbipServer
+from virtrng.sim.entropykey import SimulatedEntropyKey, seeded_noise
+
+LONG_TERM_KEY = bytes(range(32))
+NOISE_SEED = b"what the simulated key encrypts."
+# vhci_hcd's ports for full and high speed come first; devid is its other end's affair: bus 1, device 1.
+VHCI = "/sys/devices/platform/vhci_hcd.0"
+PORT, DEVID, FULL_SPEED = 0, 0x10001, 2
+
+
+def main(rate_bytes_per_s: float) -> None:
+    ours, kernels = socket.socketpair()
+    with ours:
+        with kernels:
+            Path(VHCI, "attach").write_text(f"{PORT} {kernels.fileno()} {DEVID} {FULL_SPEED}")
+        firmware = SimulatedEntropyKey(
+            long_term_key=LONG_TERM_KEY,
+            now_s=time.monotonic(),
+            rate_bytes_per_s=rate_bytes_per_s,
+            noise=seeded_noise(NOISE_SEED),
+        )
+        UsbipServer(ours, firmware).serve()
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))
