@@ -11,8 +11,8 @@ PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-deps --no-index --no-build-
 
 # What virtrng imports when it runs; setup.cfg says what for.
 RUN_PACKAGES := python3 python3-libvirt python3-usb python3-pyudev python3-lxml python3-jinja2 python3-rich
-# What checks it and installs it: pytest, hypothesis, a .venv for ruff and mypy, pip for `make install`.
-CHECK_PACKAGES := python3-pytest python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel
+# What checks it and installs it: pytest on both cores, hypothesis, a .venv for ruff and mypy, pip for `make install`.
+CHECK_PACKAGES := python3-pytest python3-pytest-xdist python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel
 # What the lab is made of: libvirt's daemon without its system integration (libvirt-daemon-system),
 # so that none of the host's is started; systemd for systemd-analyze, which judges the unit.
 LAB_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 systemd
@@ -37,18 +37,19 @@ check: deps $(VENV)/tools ## lint, types and unit tests; needs no root once the 
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(PYTEST) tests/unit
+	$(PYTEST) -n 2 tests/unit
 
 test: check test-lab ## every test: check, and real libvirtd and guests in the lab (root)
 
 test-unit: deps ## the unit tests alone
-	$(PYTEST) tests/unit
+	$(PYTEST) -n 2 tests/unit
 
 test-lab: deps ## the tests under real libvirtd and guests alone (root)
 	$(PYTEST) tests/lab
 
 bench: deps ## figures side by side with peers, in one run
 	@$(PYTHON) -m bench.fips
+	@$(PYTHON) -m bench.entropykey
 
 install: deps ## install under /usr/local (PREFIX, DESTDIR)
 	$(PIP_INSTALL) --break-system-packages --force-reinstall $(if $(PREFIX),--prefix=$(PREFIX)) $(if $(DESTDIR),--root=$(DESTDIR)) .

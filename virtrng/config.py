@@ -116,7 +116,7 @@ def parse(content: bytes, file: str) -> Config:
     """Turn the text of a configuration into values; `file` is its name for messages."""
     try:
         document = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits, tables nested too deeply
         raise ConfigUnreadable(file, f"not TOML: {error}") from error
     top = _Table(document, file, "")
     config = Config(
@@ -146,7 +146,7 @@ class _Table:
     children: list["_Table"] = field(default_factory=list)
 
     def error(self, key: str, value: object, allowed: str) -> ConfigError:
-        return ConfigError(self.file, self._where(key), repr(value), allowed)
+        return ConfigError(self.file, self._where(key), _shown(value), allowed)
 
     def _where(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key
@@ -265,6 +265,13 @@ def _rate(table: _Table, default: T) -> T | Rate:
     )
 
 
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        return "a number too long to print"
+
+
 def _is_bool(found: object) -> bool:
     return isinstance(found, bool)
 
@@ -274,7 +281,7 @@ def _is_text(found: object) -> bool:
 
 
 def _is_absolute(found: object) -> bool:
-    return isinstance(found, str) and found.startswith("/")
+    return isinstance(found, str) and found.startswith("/") and "\0" not in found
 
 
 def _is_between(lowest: int, highest: int) -> Callable[[Any], bool]:

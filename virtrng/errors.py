@@ -2,13 +2,14 @@
 """Every error that a user of virtrng can meet: one sentence, one remedy, one exit code.
 
 A class states its texts as templates over its own fields, so that the datum a
-caller acts on and the words a person reads cannot drift apart. `code` is the
-stable name for scripts. This module imports nothing of ours.
+caller acts on and the words a person reads cannot drift apart; the sentence says
+what the class is for. `code` is the stable name for scripts. This module imports
+nothing of ours.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, dataclass_transform
 
 
 class ExitCode(IntEnum):
@@ -22,14 +23,19 @@ class ExitCode(IntEnum):
     SOME_FAILED = 5
 
 
+@dataclass_transform(eq_default=False)
 @dataclass(eq=False)
 class VirtrngError(Exception):
-    """The root of the tree; never raised itself."""
+    """The root of the tree; never raised itself. Each class below is a dataclass of its annotations."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
     sentence: ClassVar[str] = ""
     hint: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        """Make a dataclass of it; two errors are never equal."""
+        dataclass(eq=False)(cls)
 
     def __str__(self) -> str:
         """One fact, in lower case, without a full stop."""
@@ -44,10 +50,7 @@ class VirtrngError(Exception):
 # --- the machine and its files
 
 
-@dataclass(eq=False)
 class ConfigError(VirtrngError):
-    """A value of the configuration that is unknown or out of range."""
-
     file: str
     path: str
     value: str
@@ -58,10 +61,7 @@ class ConfigError(VirtrngError):
     hint = "allowed: {0.allowed}"
 
 
-@dataclass(eq=False)
 class ConfigUnreadable(VirtrngError):
-    """A configuration file that cannot be opened, or is not TOML."""
-
     file: str
     reason: str
     code = "unreadable-configuration"
@@ -70,10 +70,7 @@ class ConfigUnreadable(VirtrngError):
     hint = "'virtrng render virtrng.toml' prints a sample"
 
 
-@dataclass(eq=False)
 class FileFailed(VirtrngError):
-    """A file that could not be read or written."""
-
     file: str
     doing: str
     reason: str
@@ -82,10 +79,7 @@ class FileFailed(VirtrngError):
     hint = "check its directory, its permissions and the space on its disk"
 
 
-@dataclass(eq=False)
 class TooShort(VirtrngError):
-    """Input for 'virtrng test' without a single whole block."""
-
     file: str
     need_bytes: int
     code = "too-short"
@@ -93,10 +87,7 @@ class TooShort(VirtrngError):
     hint = "one block needs {0.need_bytes} bytes"
 
 
-@dataclass(eq=False)
 class NoSuchTemplate(VirtrngError):
-    """A name that 'virtrng render' does not know."""
-
     name: str
     known: str
     code = "no-such-template"
@@ -112,10 +103,7 @@ class KeyTrouble(VirtrngError):
     """Anything that one key did; the daemon loop contains it to that key."""
 
 
-@dataclass(eq=False)
 class NoKey(KeyTrouble):
-    """No supported key is plugged in."""
-
     code = "no-key"
     exit_code = ExitCode.NO_KEY
     sentence = "no supported key is plugged in"
@@ -124,10 +112,7 @@ class NoKey(KeyTrouble):
     )
 
 
-@dataclass(eq=False)
 class NoSuchKey(KeyTrouble):
-    """KEY names none of the keys present."""
-
     key: str
     present: str
     code = "no-such-key"
@@ -136,21 +121,36 @@ class NoSuchKey(KeyTrouble):
     hint = "present: {0.present}"
 
 
-@dataclass(eq=False)
-class KeyInUse(KeyTrouble):
-    """Another program holds the key."""
+class NoKeyAt(KeyTrouble):
+    path: str
+    what: str
+    code = "no-key-at-path"
+    exit_code = ExitCode.NO_KEY
+    sentence = "no key at {0.path}: {0.what}"
+    hint = (
+        "a path must lead to a tty or to a UNIX socket with a key behind it; a running feeder waits for that"
+    )
 
+
+class NoSuchKind(VirtrngError):
+    kind: str
+    known: str
+    code = "no-such-kind"
+    exit_code = ExitCode.USAGE
+    sentence = "no kind of keys is called '{0.kind}'"
+    hint = "there are: {0.known}"
+
+
+class KeyInUse(KeyTrouble):
     key: str
     holder: str
+    way_out: str = "stop that program first, or choose another key"
     code = "key-in-use"
     sentence = "{0.key} is in use by {0.holder}"
-    hint = "stop that program first, or choose another key"
+    hint = "{0.way_out}"
 
 
-@dataclass(eq=False)
 class KeyDenied(KeyTrouble):
-    """The device node of a key may not be opened."""
-
     key: str
     node: str
     code = "key-denied"
@@ -158,10 +158,7 @@ class KeyDenied(KeyTrouble):
     hint = "run as root"
 
 
-@dataclass(eq=False)
 class KeyLost(KeyTrouble):
-    """A key went away while it was being used."""
-
     key: str
     doing: str
     code = "key-lost"
@@ -169,10 +166,7 @@ class KeyLost(KeyTrouble):
     hint = "plug it in again; a running feeder finds it by itself"
 
 
-@dataclass(eq=False)
 class KeyFault(KeyTrouble):
-    """A key, or the way to it, did something that the protocol does not allow."""
-
     key: str
     what: str
     code = "key-fault"
@@ -180,10 +174,7 @@ class KeyFault(KeyTrouble):
     hint = "unplug it and plug it in again; if that does not help, the key or its cable is faulty"
 
 
-@dataclass(eq=False)
 class KeySilent(KeyTrouble):
-    """A key gave nothing usable for too long."""
-
     key: str
     waited_ms: int
     code = "key-silent"
@@ -191,10 +182,7 @@ class KeySilent(KeyTrouble):
     hint = "unplug it and plug it in again"
 
 
-@dataclass(eq=False)
 class KeySelfStopped(KeyTrouble):
-    """A key that stopped itself because its own tests failed."""
-
     key: str
     badness: str
     meaning: str
@@ -203,32 +191,28 @@ class KeySelfStopped(KeyTrouble):
     hint = "unplug it for a minute; if it happens again, retire it"
 
 
-@dataclass(eq=False)
 class NoLongTermKey(KeyTrouble):
-    """An Entropy Key whose long-term key is not in the keyring."""
-
     serial: str
     keyring: str
     code = "no-long-term-key"
     sentence = "{0.keyring} has no long-term key for the Entropy Key {0.serial}"
-    hint = "add the line '{0.serial} LONG-TERM-KEY' to it; ekeyd's keyring has the same format"
+    hint = (
+        "'virtrng keys pair {0.serial}' pairs it, with the card that came with it; "
+        "'virtrng keys import-ekeyd' takes over ekeyd's keyring"
+    )
 
 
-@dataclass(eq=False)
 class WrongLongTermKey(KeyTrouble):
-    """An Entropy Key whose frames do not verify under the long-term key at hand."""
-
     serial: str
     keyring: str
     code = "wrong-long-term-key"
     sentence = "the long-term key in {0.keyring} is not that of the Entropy Key {0.serial}"
-    hint = "the key was paired again elsewhere: take the new line from the keyring it was paired into"
+    hint = (
+        "the key was paired again elsewhere: 'virtrng keys pair {0.serial}', or take the new line from there"
+    )
 
 
-@dataclass(eq=False)
 class BadKeyring(KeyTrouble):
-    """A keyring that is malformed, or readable by more people than it may be."""
-
     keyring: str
     why: str
     want: str
@@ -237,13 +221,59 @@ class BadKeyring(KeyTrouble):
     hint = "{0.want}"
 
 
+class KeyringBusy(KeyTrouble):
+    keyring: str
+    holder: str
+    code = "keyring-busy"
+    sentence = "{0.keyring} is being changed by {0.holder}"
+    hint = "wait for it to end, then run the same command again"
+
+
+# --- pairing
+
+
+class BadMasterKey(VirtrngError):
+    where: str
+    why: str
+    code = "bad-master-key"
+    sentence = "{0.where}: {0.why}"
+    hint = "it is the 44 characters on the card that came with the key; spaces do not matter"
+
+
+class SeveralUnpaired(KeyTrouble):
+    keys: str
+    code = "several-unpaired"
+    exit_code = ExitCode.USAGE
+    sentence = "more than one key is not paired yet"
+    hint = "name one of them: {0.keys}"
+
+
+class WrongMasterKey(KeyTrouble):
+    serial: str
+    code = "wrong-master-key"
+    sentence = "the master key is not that of the Entropy Key {0.serial}"
+    hint = "take the card that came with this key; its long-term key, if it has one, is still the same"
+
+
+class PairingLocked(KeyTrouble):
+    serial: str
+    code = "pairing-locked"
+    sentence = "the Entropy Key {0.serial} is locked out of pairing"
+    hint = "unplug it, plug it in again, and run the same command again"
+
+
+class PairingUnfinished(KeyTrouble):
+    serial: str
+    why: str
+    code = "pairing-unfinished"
+    sentence = "the Entropy Key {0.serial} may have a new long-term key that is in no keyring: {0.why}"
+    hint = "mend that, then run the same command again; until then the key may be of no use"
+
+
 # --- the kernel and the feeder
 
 
-@dataclass(eq=False)
 class KernelRefused(VirtrngError):
-    """/dev/random refused an ioctl that needs CAP_SYS_ADMIN."""
-
     ioctl: str
     reason: str
     code = "kernel-refused"
@@ -251,10 +281,7 @@ class KernelRefused(VirtrngError):
     hint = "the feeder needs CAP_SYS_ADMIN in the initial user namespace: run it as root, not in a container"
 
 
-@dataclass(eq=False)
 class FeederRunning(VirtrngError):
-    """A second feeder was started beside a running one."""
-
     holder: str
     key: str
     code = "feeder-running"
@@ -262,10 +289,7 @@ class FeederRunning(VirtrngError):
     hint = "'virtrng status' shows what it does; stop it first, or give this one another run_dir and key"
 
 
-@dataclass(eq=False)
 class BadStatus(VirtrngError):
-    """feeder.json is not what a feeder of this version writes."""
-
     file: str
     why: str
     code = "bad-status"
@@ -276,10 +300,7 @@ class BadStatus(VirtrngError):
 # --- libvirt and guests
 
 
-@dataclass(eq=False)
 class NoHypervisor(VirtrngError):
-    """No libvirt daemon answers at the URI."""
-
     uri: str
     reason: str
     code = "no-hypervisor"
@@ -287,10 +308,7 @@ class NoHypervisor(VirtrngError):
     hint = "start it ('systemctl start libvirtd'), or name another with -c URI"
 
 
-@dataclass(eq=False)
 class HypervisorDenied(VirtrngError):
-    """libvirt refused this user."""
-
     uri: str
     reason: str
     code = "hypervisor-denied"
@@ -298,21 +316,15 @@ class HypervisorDenied(VirtrngError):
     hint = "run as root, or join the group 'libvirt'"
 
 
-@dataclass(eq=False)
 class HypervisorFault(VirtrngError):
-    """libvirt answered with an error that has no class of its own here."""
-
     doing: str
     reason: str
     code = "hypervisor-fault"
     sentence = "libvirt failed to {0.doing}: {0.reason}"
-    hint = "nothing was left half done; try again, and see libvirt's log if it persists"
+    hint = "run the same command again; if it fails again, libvirt's log tells more"
 
 
-@dataclass(eq=False)
 class NoSuchDomain(VirtrngError):
-    """A name, UUID or id that no guest has."""
-
     domain: str
     uri: str
     code = "no-such-domain"
@@ -320,10 +332,7 @@ class NoSuchDomain(VirtrngError):
     hint = "'virsh -c {0.uri} list --all' shows their names"
 
 
-@dataclass(eq=False)
 class DomainBusy(VirtrngError):
-    """Another operation held the guest for longer than libvirt waits."""
-
     domain: str
     reason: str
     code = "domain-busy"
@@ -331,10 +340,7 @@ class DomainBusy(VirtrngError):
     hint = "wait for its start, save or migration to end, then run the same command again"
 
 
-@dataclass(eq=False)
 class NotAttached(VirtrngError):
-    """libvirt reported success, but the device is not there (or is still there)."""
-
     domain: str
     where: str
     what: str
@@ -343,10 +349,7 @@ class NotAttached(VirtrngError):
     hint = "something else changes this guest at the same time: run the same command again"
 
 
-@dataclass(eq=False)
 class Refused(VirtrngError):
-    """Policy, or the guest's machine, forbids what was asked."""
-
     domain: str
     why: str
     way_out: str
@@ -356,10 +359,7 @@ class Refused(VirtrngError):
     hint = "{0.way_out}"
 
 
-@dataclass(eq=False)
 class MalformedXml(VirtrngError):
-    """Input that is not well-formed XML, or not a domain."""
-
     line: int
     column: int
     reason: str
@@ -371,10 +371,7 @@ class MalformedXml(VirtrngError):
 # --- the hook
 
 
-@dataclass(eq=False)
 class UnsafeHook(VirtrngError):
-    """The hook would run, as root, a file that others than root can change."""
-
     file: str
     code = "unsafe-hook"
     exit_code = ExitCode.REFUSED
@@ -384,11 +381,19 @@ class UnsafeHook(VirtrngError):
     )
 
 
-@dataclass(eq=False)
 class ForeignHook(VirtrngError):
-    """A file that is not ours stands where our hook goes."""
-
     file: str
     code = "foreign-hook"
     sentence = "{0.file} exists and was not written by virtrng"
     hint = "move it away, then run the same command again"
+
+
+# --- simulated keys
+
+
+class LinkTaken(VirtrngError):
+    link: str
+    what: str
+    code = "link-taken"
+    sentence = "{0.link} is already there, and {0.what}"
+    hint = "choose another place; or remove it, if no simulated key is in use there"

@@ -5,7 +5,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,10 +18,13 @@ def replacing(path: Path, mode: int, *, temporary_dir: Path | None = None) -> It
 
     A reader sees the old file or the new one, never part of one; an interrupted
     write leaves the old one and nothing beside it. `temporary_dir` must be on the
-    same file system; default: the directory of `path`. Raises FileFailed.
+    same file system; default: the directory of `path`. Raises FileFailed, also
+    where `path` is something else than a file: /dev/null must not be replaced.
     """
     temporary = None
     try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise FileFailed(str(path), "replace", "it is not a regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, temporary = tempfile.mkstemp(dir=temporary_dir or path.parent, prefix=f".{path.name}.")
         with os.fdopen(fd, "wb") as file:
@@ -45,16 +48,18 @@ def replace(path: Path, content: bytes, mode: int) -> None:
 class Lock:
     """A lock file: held until closed or until the process ends; its text names the holder."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the file; nothing is opened yet."""
+    def __init__(self, path: Path, mode: int = 0o644) -> None:
+        """Name the file, and who may see it once it is made; nothing is opened yet."""
         self.path = path
+        self._mode = mode
         self._fd: int | None = None
 
     def acquire(self, holder: str) -> str | None:
         """Take the lock and return None, or return what its present holder wrote. Raises FileFailed."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(self.path, flags, self._mode)
         except OSError as error:
             raise FileFailed(str(self.path), "open", error.strerror or str(error)) from error
         try:
@@ -62,9 +67,10 @@ class Lock:
         except BlockingIOError:
             with os.fdopen(fd) as file:
                 return file.read().strip() or "another process"
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{holder}\n".encode(), 0)
         self._fd = fd
+        with suppress(OSError):  # a full disk costs the name, not the lock
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{holder}\n".encode(), 0)
         return None
 
     def release(self) -> None:

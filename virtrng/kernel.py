@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The ioctls of random(4), one function each, and the clock that ages are counted by.
+"""The ioctls of random(4), one function each, the clock that ages are counted by, and a tty's two ioctls.
 
 What is said of the kernel was read in drivers/char/random.c (6.1 to 7.3) and observed on 6.1 and 6.18.
 """
@@ -9,9 +9,10 @@ import fcntl
 import os
 import platform
 import struct
+import termios
 import time
 
-from virtrng.errors import KernelRefused
+from virtrng.errors import FileFailed, KernelRefused
 
 # _IOC's direction bits differ by architecture (uapi/asm-generic/ioctl.h and its overrides).
 _OTHER = platform.machine().startswith(("alpha", "mips", "ppc", "sparc"))
@@ -26,8 +27,11 @@ MAX_BYTES = 4096
 
 
 def open_random() -> int:
-    """Open /dev/random for the ioctls below; the caller closes the descriptor."""
-    return os.open("/dev/random", os.O_RDWR | os.O_CLOEXEC)
+    """Open /dev/random for the ioctls below; the caller closes the descriptor. Raises FileFailed."""
+    try:
+        return os.open("/dev/random", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise FileFailed("/dev/random", "open", error.strerror or str(error)) from error
 
 
 def add_entropy(fd: int, content: bytes, entropy_bits: int) -> None:
@@ -93,6 +97,22 @@ def crng_ready() -> bool:
 def boottime_s() -> float:
     """CLOCK_BOOTTIME: seconds since boot, suspend included; no step of the wall clock changes it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def tty_exclusive(fd: int) -> None:
+    """Have the kernel answer EBUSY to whoever opens this terminal next, without CAP_SYS_ADMIN.
+
+    Wraps TIOCEXCL (ioctl_tty(2)), which termios has no function for. Raises OSError.
+    """
+    fcntl.ioctl(fd, termios.TIOCEXCL)
+
+
+def tty_shared(fd: int) -> None:
+    """End tty_exclusive(): the last close does not while something else has the terminal open.
+
+    Wraps TIOCNXCL. Raises OSError.
+    """
+    fcntl.ioctl(fd, termios.TIOCNXCL)
 
 
 def _refused(ioctl: str, error: OSError) -> KernelRefused:

@@ -4,7 +4,6 @@
 import argparse
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,13 +39,14 @@ class Command:
 
 
 COMMANDS = (
-    Command("keys", "list the keys that are plugged in; capture raw samples", everyday=True),
+    Command("keys", "list the keys that are plugged in; pair, test or capture one", everyday=True),
     Command("enable", "give guests the random number device", everyday=True),
     Command("disable", "take it away again", everyday=True),
     Command("status", "show what feeds the pool, when it last did, and the guests", everyday=True),
     Command("feed", "feed the kernel pool from a key, in the foreground", everyday=False),
     Command("xml", "add the device to domain XML on its way to libvirt", everyday=False),
     Command("hook", "install, remove or show the libvirt hook", everyday=False),
+    Command("simulate", "be a simulated key, for machines without one and for tests", everyday=False),
     Command("test", "run the FIPS 140-2 and SP 800-90B tests over a file", everyday=False),
     Command("render", "print a template: the unit, the sample configuration, the device", everyday=False),
 )
@@ -54,22 +54,15 @@ COMMANDS = (
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit status; errors are printed, never raised."""
-    parser = _parser()
+    arguments = argparse.Namespace(verbose=False)
     try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as ended:
-        return ExitCode.USAGE if ended.code else ExitCode.DONE
-    logging.basicConfig(
-        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if arguments.verbose else logging.INFO
-    )
-    try:
-        return cast("int", arguments.run(arguments))
+        return _run(argv, arguments)
     except VirtrngError as error:
         output.error(error)
         logging.getLogger(__name__).debug("", exc_info=error)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.drop()
         return ExitCode.DONE
     except KeyboardInterrupt:
         return 130
@@ -78,6 +71,21 @@ def main(argv: Sequence[str]) -> int:
             raise
         output.internal_error(error)
         return ExitCode.FAILED
+
+
+def _run(argv: Sequence[str], arguments: argparse.Namespace) -> int:
+    try:
+        with output.to_stdout():
+            _parser().parse_args(argv, arguments)
+    except SystemExit as ended:  # --help, --version, or a usage that argparse has explained
+        output.flush()
+        return ExitCode.USAGE if ended.code else ExitCode.DONE
+    logging.basicConfig(
+        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if arguments.verbose else logging.INFO
+    )
+    code = cast("int", arguments.run(arguments))
+    output.flush()
+    return code
 
 
 def entry() -> None:
@@ -122,8 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="say more, with the trace of an error")
     parser.add_argument("--version", action="version", version=f"virtrng {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS, parser_class=_CommandParser
-    )
+        dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog="virtrng",
+        parser_class=_CommandParser,
+    )  # fmt: skip
     for command in COMMANDS:
         commands.add_parser(command.name, command=command)
     return parser

@@ -7,7 +7,7 @@ from pathlib import Path
 from virtrng import config
 from virtrng.cli import output
 from virtrng.domain import hookfile
-from virtrng.errors import ExitCode
+from virtrng.errors import ExitCode, FileFailed
 from virtrng.paths import PACKAGE, data_file
 
 
@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the verb says."""
-    return int(arguments.verb(arguments))
+    try:
+        return int(arguments.verb(arguments))
+    except PermissionError as error:  # a hooks directory that this user may not look into
+        raise FileFailed(str(_place(arguments)), "look into", error.strerror or str(error)) from error
 
 
 def _place(arguments: argparse.Namespace) -> Path:
@@ -46,12 +49,12 @@ def _install(arguments: argparse.Namespace) -> int:
     hooks_dir, config_file = _place(arguments), _config_file(arguments)
     config.load(arguments.config_file)  # a hook with a broken configuration would do nothing, silently
     if not arguments.hooks_dir:
-        hookfile.check_safe(*PACKAGE.rglob("*.py"), data_file("hooks/qemu"), config_file)
+        hookfile.check_safe(*PACKAGE.rglob("*"), data_file("hooks/qemu"), config_file)
     content = hookfile.rendered(data_file("hooks/qemu"), PACKAGE.parent, config_file)
     file = hookfile.destination(hooks_dir)
     first = not hookfile.others(hooks_dir) and not file.exists()
     if arguments.dry_run:
-        changed = not file.exists() or file.read_bytes() != content
+        changed = hookfile.differs(hooks_dir, content)
     else:
         changed = hookfile.install(hooks_dir, content)
     if arguments.json:
@@ -68,7 +71,7 @@ def _install(arguments: argparse.Namespace) -> int:
 def _uninstall(arguments: argparse.Namespace) -> int:
     hooks_dir = _place(arguments)
     file = hookfile.destination(hooks_dir)
-    changed = hookfile.is_ours(file) if arguments.dry_run else hookfile.uninstall(hooks_dir)
+    changed = hookfile.present(hooks_dir) if arguments.dry_run else hookfile.uninstall(hooks_dir)
     if arguments.json:
         output.document({"hook": str(file), "changed": changed})
     else:

@@ -2,15 +2,52 @@
 """How everything is shown: tables for people, JSON for scripts, errors on stderr."""
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from virtrng.errors import VirtrngError
+from virtrng.errors import FileFailed, VirtrngError
+
+
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """Turn a full disk behind stdout into an error of ours; a reader that has gone is none."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop()
+        raise FileFailed("stdout", "write to", error.strerror or str(error)) from error
+
+
+def flush() -> None:
+    """Write what is still held back, while errors can still be told. Raises FileFailed or BrokenPipeError."""
+    if sys.stdout is not None:  # it is where nothing is open as 1
+        with to_stdout():
+            sys.stdout.flush()
+
+
+def drop() -> None:
+    """Let what could not be written to stdout go: the interpreter would try again at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def line(text: str = "") -> None:
     """Print one line on stdout, now: it may be read while the command goes on."""
-    print(text, flush=True)
+    with to_stdout():
+        print(text, flush=True)
+
+
+def raw(content: bytes) -> None:
+    """Print bytes as they are."""
+    if sys.stdout is not None:
+        with to_stdout():
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
 
 
 def note(text: str) -> None:
@@ -20,7 +57,7 @@ def note(text: str) -> None:
 
 def document(content: object) -> None:
     """Print one JSON document."""
-    print(json.dumps(content, indent=2))
+    line(json.dumps(content, indent=2))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -35,12 +72,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row))
-    width = None if sys.stdout.isatty() else 10_000
+    width = None if sys.stdout is not None and sys.stdout.isatty() else 10_000
     console = Console(width=width, soft_wrap=False, highlight=False)
-    with console.capture() as captured:
+    with to_stdout(), console.capture() as captured:  # at its end it writes nothing, but it writes
         console.print(shown)
-    for text in captured.get().splitlines():
-        print(text.rstrip())
+    line("\n".join(text.rstrip() for text in captured.get().splitlines()))
 
 
 def error(trouble: VirtrngError) -> None:

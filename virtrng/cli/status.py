@@ -2,16 +2,26 @@
 """`virtrng status`: what feeds the pool, when it last did, and what the guests have."""
 
 import argparse
+import contextlib
 import dataclasses
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from virtrng import config, files, kernel, status
 from virtrng.cli import output
 from virtrng.domain.rng import RngDevice
-from virtrng.errors import ExitCode, VirtrngError
+from virtrng.errors import ExitCode, NoSuchDomain, VirtrngError
 from virtrng.status import FeederStatus, KeyStatus
+
+if TYPE_CHECKING:
+    from virtrng.domain.hypervisor import Guest
 
 # Beyond this a seed is called old, as the hook's require_feeder has it.
 STALE_SEED_S = 60.0
+ZERO_CELSIUS_K = 273.15
+TELEMETRY_WIDTH = 90
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, text in (
         ("fed", _fed(holder, feeder, stale_s)),
         ("feeder", _feeder(holder, feeder)),
-        *(("key", _key(key)) for key in (feeder.keys if feeder else ())),
+        *_keys(holder, feeder),
         ("pool", _pool()),
     ):
         output.line(f"{name:<8}{text}")
@@ -67,6 +77,14 @@ def _feeder(holder: str | None, feeder: FeederStatus | None) -> str:
     )
 
 
+def _keys(holder: str | None, feeder: FeederStatus | None) -> list[tuple[str, str]]:
+    if feeder is None or (holder is None and not feeder.keys):
+        return []
+    if not feeder.keys:
+        return [("key", "none; the feeder waits for one")]
+    return [line for key in feeder.keys for line in (("key", _key(key)), *_telemetry(key))]
+
+
 def _key(key: KeyStatus) -> str:
     simulated = " (simulated by virtrng)" if key.simulated else ""
     fault = f"; last fault: {key.last_fault}" if key.last_fault else ""
@@ -75,6 +93,32 @@ def _key(key: KeyStatus) -> str:
         f"{_plural(key.blocks_tested, 'block')} tested, {key.blocks_failed} failed, "
         f"{_plural(key.frames_bad, 'bad frame')}{fault}"
     )
+
+
+def _telemetry(key: KeyStatus) -> Iterator[tuple[str, str]]:
+    """Say what the key says of itself, in lines that hang below its own."""
+    said = [key.verdict] if key.verdict else []
+    said += [_figure(name, value) for name, value in key.telemetry.items()]
+    if not said:
+        return
+    lead = "it was last heard to say" if key.state == "absent" else "it says of itself"
+    text = f"{lead}: {', '.join(one.replace(' ', NO_BREAK) for one in said)}"
+    for line in textwrap.wrap(text, TELEMETRY_WIDTH):
+        yield "", line.replace(NO_BREAK, " ")
+
+
+def _figure(name: str, value: float) -> str:
+    """Write a figure of Telemetry.figures: its name ends with the unit."""
+    if name.endswith("_k"):
+        words, text = name.removesuffix("_k"), f"{value - ZERO_CELSIUS_K:.1f} °C"
+    elif name.endswith("_v"):
+        words, text = name.removesuffix("_v"), f"{value:.3f} V"
+    else:
+        words, text = name, f"{value:,}"
+        for unit, short in (("_shannons_per_byte", " Sh/byte"), ("_per_s", "/s")):
+            if name.endswith(unit):
+                words, text = name.removesuffix(unit), f"{value:.2f}{short}"
+    return f"{words.replace('_', ' ').replace('fips', 'FIPS').replace(' xor', ' XOR')} {text}"
 
 
 def _pool() -> str:
@@ -87,29 +131,33 @@ def _pool() -> str:
 
 def _guests(uri: str | None) -> tuple[list[dict[str, object]], VirtrngError | None]:
     """Return what each guest has, or why libvirt could not be asked."""
-    from virtrng.domain import facts, xml
     from virtrng.domain.hypervisor import Hypervisor
 
     found: list[dict[str, object]] = []
     try:
         with Hypervisor(uri, readonly=True) as hypervisor:
             for guest in hypervisor.guests():
-                active = guest.active
-                definition = facts.of(xml.parse(guest.definition()))
-                running = facts.of(xml.parse(guest.running())) if active else None
-                found.append(
-                    {
-                        "name": guest.name,
-                        "uuid": guest.uuid,
-                        "running": active,
-                        "definition": [_device(device) for device in definition.rngs],
-                        "live": [_device(device) for device in running.rngs] if running else None,
-                        "wanted": definition.wish.wanted if definition.wish else None,
-                    }
-                )
+                with contextlib.suppress(NoSuchDomain):  # it has gone since it was listed
+                    found.append(_guest(guest))
     except VirtrngError as error:
         return found, error
     return found, None
+
+
+def _guest(guest: "Guest") -> dict[str, object]:
+    from virtrng.domain import facts, xml
+
+    active = guest.active
+    definition = facts.of(xml.parse(guest.definition()))
+    running = facts.of(xml.parse(guest.running())) if active else None
+    return {
+        "name": guest.name,
+        "uuid": guest.uuid,
+        "running": active,
+        "definition": [_device(device) for device in definition.rngs],
+        "live": [_device(device) for device in running.rngs] if running else None,
+        "wanted": definition.wish.wanted if definition.wish else None,
+    }
 
 
 def _device(device: RngDevice) -> dict[str, object]:

@@ -90,9 +90,16 @@ def _wish(root: xml.Element) -> Wish | None:
     element = root.find(f"metadata/{xml.WISH}")
     if element is None:
         return None
-    count, period = element.get("bytes", ""), element.get("period", "1000")
-    rate = Rate(int(count), int(period)) if count.isdecimal() and period.isdecimal() and int(count) else None
-    return Wish(element.get("device") != "off", element.get("source"), rate)
+    return Wish(element.get("device") != "off", element.get("source"), _wished_rate(element))
+
+
+def _wished_rate(element: xml.Element) -> Rate | None:
+    """Read a rate that libvirt would take; any other that a person wrote counts for nothing."""
+    try:
+        rate = Rate(int(element.get("bytes", "")), int(element.get("period", "1000")))
+    except ValueError:
+        return None
+    return rate if 0 < rate.bytes < 2**32 and 0 < rate.period_ms < 2**32 else None
 
 
 def _os(root: xml.Element) -> str:
@@ -137,15 +144,22 @@ def _pci_addresses(root: xml.Element) -> set[tuple[int, int]]:
     """Return (bus, slot) of every device; an address that is not a number is libvirt's to refuse."""
     found = set()
     for element in root.iterfind("devices/*/address[@type='pci']"):
-        try:
-            if int(element.get("domain", "0"), 0) == 0:
-                found.add((int(element.get("bus", "0"), 0), int(element.get("slot", "0"), 0)))
-        except ValueError:
-            continue
+        domain, bus, slot = (_number(element.get(name, "0")) for name in ("domain", "bus", "slot"))
+        if domain == 0 and bus is not None and slot is not None:
+            found.add((bus, slot))
     return found
 
 
 def _free_ports(root: xml.Element, buses_used: set[int]) -> int:
     """Count the pcie-root-ports with nothing behind them: each can take one hotplugged device."""
     ports = root.iterfind("devices/controller[@type='pci'][@model='pcie-root-port']")
-    return sum(int(port.get("index", "0"), 0) not in buses_used for port in ports)
+    indexes = [_number(port.get("index", "0")) for port in ports]
+    return sum(index is not None and index not in buses_used for index in indexes)
+
+
+def _number(text: str) -> int | None:
+    """Read a number as libvirt's XML has them, in hexadecimal or decimal; None if it is none."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None

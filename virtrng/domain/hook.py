@@ -74,7 +74,10 @@ def _prepare(content: bytes, settings: Config) -> int:
     """Refuse a fresh start that policy forbids."""
     guest = facts.of(xml.parse(content))
     requirement = policy.requirement(guest, settings.domains)
-    if requirement == "off" or take_mark(settings.paths.run_dir, guest.uuid):
+    arrived = take_mark(
+        settings.paths.run_dir, guest.uuid
+    )  # whatever is required of it: it is for this start
+    if arrived or requirement == "off":
         return PASS
     missing = _missing(guest, settings)
     if missing is None:
@@ -140,7 +143,7 @@ def take_mark(run_dir: Path, guest_uuid: str) -> bool:
         fd = os.open(mark, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
-    with os.fdopen(fd) as file:
+    with os.fdopen(fd, "rb") as file:
         text = file.read(64)
     with contextlib.suppress(OSError):
         mark.unlink()

@@ -7,6 +7,8 @@ only what lies in its hooks directory, so a symlink would not do.
 
 import os
 import shlex
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from virtrng.errors import FileFailed, ForeignHook, UnsafeHook
@@ -33,7 +35,10 @@ def is_ours(file: Path) -> bool:
 
 def rendered(template: Path, package_dir: Path, config_file: Path) -> bytes:
     """Return the hook with the two paths filled in."""
-    content = template.read_bytes()
+    try:
+        content = template.read_bytes()
+    except OSError as error:
+        raise FileFailed(str(template), "read", error.strerror or str(error)) from error
     for name, path in (("package", package_dir), ("config", config_file)):
         content = content.replace(
             f"\n{name}=''\n".encode(), f"\n{name}={shlex.quote(str(path))}\n".encode(), 1
@@ -41,14 +46,27 @@ def rendered(template: Path, package_dir: Path, config_file: Path) -> bytes:
     return content
 
 
+def differs(hooks_dir: Path, content: bytes) -> bool:
+    """Whether `install` would change anything. Raises ForeignHook or FileFailed."""
+    file = destination(hooks_dir)
+    return not present(hooks_dir) or file.read_bytes() != content or not os.access(file, os.X_OK)
+
+
+def present(hooks_dir: Path) -> bool:
+    """Whether our hook is there. Raises ForeignHook or FileFailed."""
+    file = destination(hooks_dir)
+    if is_ours(file):
+        return True
+    if file.exists():
+        raise ForeignHook(str(file))
+    return False
+
+
 def install(hooks_dir: Path, content: bytes) -> bool:
     """Put `content` in place; return whether anything changed. Raises ForeignHook or FileFailed."""
     file = destination(hooks_dir)
-    if file.exists():
-        if not is_ours(file):
-            raise ForeignHook(str(file))
-        if file.read_bytes() == content and os.access(file, os.X_OK):
-            return False
+    if not differs(hooks_dir, content):
+        return False
     try:
         file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
@@ -62,10 +80,8 @@ def install(hooks_dir: Path, content: bytes) -> bool:
 def uninstall(hooks_dir: Path) -> bool:
     """Remove our hook; return whether it was there. Raises ForeignHook or FileFailed."""
     file = destination(hooks_dir)
-    if not file.exists():
+    if not present(hooks_dir):
         return False
-    if not is_ours(file):
-        raise ForeignHook(str(file))
     try:
         file.unlink()
     except OSError as error:
@@ -86,14 +102,23 @@ def others(hooks_dir: Path) -> list[Path]:
 def check_safe(*paths: Path) -> None:
     """Raise UnsafeHook if anyone but root can change one of `paths`, or a directory above it."""
     for path in paths:
-        resolved = path.resolve()
-        for part in (resolved, *resolved.parents):
-            try:
-                found = part.stat()
-            except FileNotFoundError:  # not there yet: whoever makes it can write to its parent
-                continue
-            except OSError as error:
-                raise FileFailed(str(part), "look at", error.strerror or str(error)) from error
-            sticky = part.is_dir() and found.st_mode & 0o1000 and part != resolved
-            if found.st_uid != 0 or (found.st_mode & 0o022 and not sticky):
-                raise UnsafeHook(str(part))
+        # As it is written too: whoever owns a symlink in it can point it elsewhere.
+        for way in (path.resolve(), path.absolute()):
+            _check_all((way, *way.parents))
+
+
+def _check_all(upwards: Sequence[Path]) -> None:
+    """Check a path and what is above it; in a sticky directory others make files, and change none of ours."""
+    below_exists = False
+    for part in upwards:
+        try:
+            found = part.lstat()
+        except FileNotFoundError:  # not there yet: whoever makes it can write to its parent
+            continue
+        except OSError as error:
+            raise FileFailed(str(part), "look at", error.strerror or str(error)) from error
+        sticky = below_exists and found.st_mode & stat.S_ISVTX
+        writable = found.st_mode & 0o022 and not stat.S_ISLNK(found.st_mode)
+        if found.st_uid != 0 or (writable and not sticky):
+            raise UnsafeHook(str(part))
+        below_exists = True

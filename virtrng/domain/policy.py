@@ -47,14 +47,21 @@ def decide(facts: Facts, settings: DomainSettings, request: Request) -> RngDevic
     rule = _rule_for(facts, settings)
     wish = facts.wish or Wish(wanted=True)
     source = request.source or wish.source or rule.source or settings.source
-    if source not in SAFE_SOURCES:
-        return Refusal(
-            "unsafe-source",
-            f"QEMU dies or hangs when '{source}' fails or ends",
-            f"choose {' or '.join(SAFE_SOURCES)} with --source",
-        )
+    if refusal := unsafe(source):
+        return refusal
     rate = request.rate or wish.rate or rule.rate or settings.rate
     return RngDevice(source=source, rate=rate, alias=ALIAS)
+
+
+def unsafe(source: str) -> Refusal | None:
+    """Return why QEMU must not draw from `source`, None if it may."""
+    if source in SAFE_SOURCES:
+        return None
+    return Refusal(
+        "unsafe-source",
+        f"QEMU dies or hangs when '{source}' fails or ends",
+        f"choose {' or '.join(SAFE_SOURCES)} with --source",
+    )
 
 
 def requirement(facts: Facts, settings: DomainSettings) -> str:

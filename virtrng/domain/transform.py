@@ -62,6 +62,8 @@ def filtered(root: xml.Element, settings: DomainSettings, request: Request) -> s
     Return None when it was given one, else in words why it was not.
     """
     guest = facts.of(root)
+    if guest.wish and not guest.wish.wanted:
+        return "its own metadata say that it wants none"
     if guest.ours or guest.foreign:
         return f"already has a virtio-rng ({guest.ours or guest.foreign})"
     device = decide(guest, settings, request)

@@ -21,7 +21,7 @@ def parse(content: bytes) -> Element:
         root = etree.fromstring(content, parser)
     except etree.XMLSyntaxError as error:
         line, column = error.position
-        reason = error.msg.rsplit(", line ", 1)[0] if error.msg else "no element found"
+        reason = " ".join(error.msg.rsplit(", line ", 1)[0].split()) if error.msg else "no element found"
         raise MalformedXml(line, column, reason) from error
     if root.tag != "domain":
         raise MalformedXml(root.sourceline, 1, f"<{etree.QName(root).localname}> where <domain> is expected")
@@ -61,8 +61,9 @@ def append(parent: Element, child: Element) -> None:
     siblings = len(parent)
     outer = _indent_before(parent)
     inner = _indent_before(parent[0]) if siblings else (outer + "  " if outer is not None else None)
+    stray = (parent[-1].tail if siblings else parent.text) or ""
     parent.append(child)
-    if inner is None:
+    if inner is None or stray.strip():
         return
     if siblings:
         parent[-2].tail = inner
@@ -93,12 +94,18 @@ def _shift(element: Element, indent: str) -> None:
 def remove(element: Element) -> None:
     """Take `element` out, with the white space that belongs to it; the closing tag's stays."""
     parent, before = element.getparent(), element.getprevious()
-    if element.getnext() is None:  # the last one: what preceded it goes, what follows closes the parent
-        if before is not None:
-            before.tail = element.tail
-        else:
-            parent.text = None if not (element.tail or "").strip() else element.tail
+    ahead, after = (before.tail if before is not None else parent.text) or "", element.tail or ""
+    if (ahead + after).strip():  # words among the white space
+        kept: str | None = ahead + after
+    elif element.getnext() is None:  # the last one: what preceded it goes, what follows closes the parent
+        kept = after if before is not None else None
+    else:
+        kept = ahead
     parent.remove(element)
+    if before is not None:
+        before.tail = kept
+    else:
+        parent.text = kept
 
 
 def pretty(element: Element) -> str:

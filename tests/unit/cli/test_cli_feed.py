@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""`virtrng feed` as a real process, and as an ordinary user."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.unit.support import ROOT, child_after, in_child, is_root
+from virtrng import cli, files, status
+from virtrng.cli import feed
+
+REFUSED = "virtrng: /dev/random refused RNDADDENTROPY: no CAP_SYS_ADMIN"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    file = tmp_path / "virtrng.toml"
+    file.write_text(f"[paths]\nrun_dir = '{tmp_path}/run'\n")
+    return file
+
+
+@contextmanager
+def feeding(config_file: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start it; it is gone when the block ends, whatever happened."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "virtrng", "--config-file", str(config_file), "feed", *arguments],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def line_with(process: "subprocess.Popen[str]", text: str) -> str:
+    """Read what it says until a line has `text`; fails at its end."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return line.rstrip()
+    raise AssertionError(f"it ended without saying {text!r}")
+
+
+def test_ended_while_it_feeds_it_gives_a_last_seed(config_file: Path, tmp_path: Path) -> None:
+    with feeding(config_file, "--simulate", "entropykey") as process:
+        if not is_root():
+            assert line_with(process, "refused") == REFUSED
+            assert process.wait() == 1
+            return
+        assert "mixed in with a credit of 0" in line_with(process, "session established")
+        assert "0 bits credited" in line_with(process, "seeded with")
+        found = status.read(tmp_path / "run")
+        assert found is not None
+        assert found.pid == process.pid
+        assert files.holder(tmp_path / "run" / "feeder.lock") == f"virtrng feed (pid {process.pid})"
+        process.send_signal(signal.SIGTERM)
+        out, rest = process.communicate()
+        assert (process.returncode, out, rest) == (0, "", "")
+    last = status.read(tmp_path / "run")
+    assert last is not None
+    assert last.kernel.seeds >= 1
+    assert last.kernel.seeded_bits == 0
+    assert files.holder(tmp_path / "run" / "feeder.lock") is None
+
+
+def test_ended_while_it_waits_for_a_key(config_file: Path) -> None:
+    with feeding(config_file, "--key", "no such serial") as process:
+        if not is_root():
+            assert line_with(process, "refused") == REFUSED
+            assert process.wait() == 1
+            return
+        assert "waiting for a key" in line_with(process, "key")
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+
+
+def test_an_ordinary_user_is_refused_in_one_sentence(open_path: Path) -> None:
+    config_file = open_path / "virtrng.toml"
+    config_file.write_text(f"[paths]\nrun_dir = '{open_path}/run'\n")
+    config_file.chmod(0o644)
+
+    def attempt() -> int:
+        with (open_path / "stderr").open("w") as sys.stderr:
+            return int(cli.main(["--config-file", str(config_file), "feed", "--simulate", "entropykey"]))
+
+    assert in_child(attempt, nobody=True) == "1"
+    assert (open_path / "stderr").read_text().splitlines() == [
+        REFUSED,
+        "  the feeder needs CAP_SYS_ADMIN in the initial user namespace: run it as root, not in a container",
+    ]
+
+
+def test_a_second_one_is_told_who_runs(config_file: Path, tmp_path: Path) -> None:
+    def hold() -> files.Lock:
+        lock = files.Lock(tmp_path / "run" / "feeder.lock")
+        assert lock.acquire(f"virtrng feed (pid {os.getpid()})") is None
+        return lock
+
+    with child_after(hold) as pid, feeding(config_file, "--simulate", "entropykey") as process:
+        out, said = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    assert said.splitlines()[0] == f"virtrng: {tmp_path}/run is in use by virtrng feed (pid {pid})"
+
+
+# --- the stop that a signal handler sets
+
+
+def test_a_stop_is_an_event() -> None:
+    stop = feed._Stop()
+    assert stop.is_set() is False
+    assert stop.wait(0.0) is False
+    stop.set()
+    stop.set()
+    assert stop.is_set() is True
+    assert [stop.wait(), stop.wait(), stop.wait(100.0)] == [True] * 3
+
+
+def test_a_signal_at_any_moment_of_waiting_ends_it() -> None:
+    # With an Event of threading's this hangs: its lock is held while the handler asks for it.
+    moments = 0
+
+    def trace(frame: object, event: str, _argument: object) -> object:
+        nonlocal moments
+        if event == "line":
+            moments += 1
+            signal.raise_signal(signal.SIGUSR1)
+        return trace
+
+    old_handler = signal.signal(signal.SIGUSR1, lambda *_: stop.set())
+    stop = feed._Stop()
+    old_trace = sys.gettrace()
+    try:
+        sys.settrace(trace)  # type: ignore[arg-type]
+        ended = stop.wait(100.0)
+    finally:
+        sys.settrace(old_trace)
+        signal.signal(signal.SIGUSR1, old_handler)
+    assert ended is True
+    assert moments >= 2
+
+
+def test_the_help_names_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["feed", "--help"]) == 0
+    assert re.search(r"KIND: *\n? *entropykey", capsys.readouterr().out)
