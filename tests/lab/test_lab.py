@@ -13,14 +13,13 @@ from tests.lab.conftest import NewGuest
 from tests.lab.guest import LabGuest
 from tests.lab.host import NEEDED, LabHost, traces, wait_for
 from tests.lab.images import GuestImage, LabError
+from tests.lab.product import TREE, rng_current, wait_for_more_reads
 
 RNG_XML = """\
 <rng model='virtio'>
   <rate bytes='65536' period='1000'/>
   <backend model='random'>/dev/random</backend>
 </rng>"""
-TREE = Path(__file__).resolve().parents[2]
-MORE_READS = 20
 # Guest time; 0.02 s without, 0.3 s with a migration on a machine with 2 cores.
 GAP_MAX_S = 5.0
 
@@ -35,16 +34,6 @@ with LabHost("doomed") as host:
     print("up", flush=True)
     sys.stdin.read()
 """
-
-
-def rng_current(guest: LabGuest) -> str:
-    return guest.run("cat /sys/class/misc/hw_random/rng_current")
-
-
-def wait_for_more_reads(guest: LabGuest) -> None:
-    """Wait until the reader has got on, so that what is seen after an event is not from before it."""
-    enough = guest.reader_report().reads + MORE_READS
-    wait_for(lambda: guest.reader_report().reads >= enough, f"{MORE_READS} more reads", timeout_s=30)
 
 
 def test_a_guest_without_rng_has_none_and_its_reads_fail(new_guest: NewGuest) -> None:

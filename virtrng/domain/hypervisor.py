@@ -33,6 +33,10 @@ _DENIED = (
     libvirt.VIR_ERR_ACCESS_DENIED,
 )
 
+# What QEMU says to a second request while the guest has not answered the first
+# (7.2, softmmu/qdev-monitor.c:qmp_device_del and hw/pci/pcie.c).
+_ASKED_ALREADY = ("is already in the process of unplug", "guest is busy (power indicator blinking)")
+
 # libvirt prints every error on stderr by itself; ours are printed by the command line.
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
@@ -49,12 +53,12 @@ class Guest:
     @property
     def active(self) -> bool:
         """Whether it runs."""
-        return bool(self._call("ask for its state", self._domain.isActive))
+        return bool(self._call("ask for the state of", self._domain.isActive))
 
     @property
     def persistent(self) -> bool:
         """Whether it has a definition that outlives a run."""
-        return bool(self._call("ask for its state", self._domain.isPersistent))
+        return bool(self._call("ask for the state of", self._domain.isPersistent))
 
     def definition(self) -> bytes:
         """Return the XML that its next start will use."""
@@ -66,11 +70,17 @@ class Guest:
 
     def attach(self, device: str, *, live: bool) -> None:
         """Attach a device to the running guest, or to the definition."""
-        self._call("attach the device", lambda: self._domain.attachDeviceFlags(device, _flag(live=live)))
+        self._call("attach the device to", lambda: self._domain.attachDeviceFlags(device, _flag(live=live)))
 
     def detach(self, alias: str, *, live: bool) -> None:
         """Ask for a device's removal; a running guest has it until it lets go."""
-        self._call("detach the device", lambda: self._domain.detachDeviceAlias(alias, _flag(live=live)))
+        try:
+            self._call(
+                "detach the device from", lambda: self._domain.detachDeviceAlias(alias, _flag(live=live))
+            )
+        except HypervisorFault as error:
+            if not any(words in error.reason for words in _ASKED_ALREADY):
+                raise
 
     def record(self, attributes: dict[str, str] | None, *, live: bool) -> None:
         """Put our element into the metadata, in the place of any older one; None removes it."""
@@ -78,23 +88,23 @@ class Guest:
         # libvirt declares the namespace itself, and refuses an element that does.
         element = None if attributes is None else xml.text_of(xml.new("guest", attributes))
         self._call(
-            "write its metadata",
+            "write the metadata of",
             lambda: self._domain.setMetadata(kind, element, xml.PREFIX, xml.NAMESPACE, _flag(live=live)),
         )
 
     def _xml(self, flags: int) -> bytes:
-        return str(self._call("read its definition", lambda: self._domain.XMLDesc(flags))).encode()
+        return str(self._call("read the definition of", lambda: self._domain.XMLDesc(flags))).encode()
 
     def _call(self, doing: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except libvirt.libvirtError as error:
-            reason = _reason(error)
+            reason, connection = _reason(error), self._domain.connect()
             if error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
                 raise DomainBusy(self.name, reason) from error
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                raise NoSuchDomain(self.name, self._domain.connect().getURI()) from error
-            raise HypervisorFault(f"{doing} of {self.name}", reason) from error
+                raise NoSuchDomain(self.name, connection.getURI()) from error
+            raise _fault(connection, f"{doing} {self.name}", reason) from error
 
 
 class Hypervisor:
@@ -131,7 +141,7 @@ class Hypervisor:
                 if error.get_error_code() not in (
                     libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG
                 ):  # fmt: skip
-                    raise HypervisorFault(f"look up {wanted}", _reason(error)) from error
+                    raise _fault(self._connection, f"look up {wanted}", _reason(error)) from error
         raise NoSuchDomain(wanted, self.uri)
 
     def guests(self) -> list[Guest]:
@@ -139,7 +149,7 @@ class Hypervisor:
         try:
             domains = [Guest(domain) for domain in self._connection.listAllDomains()]
         except libvirt.libvirtError as error:
-            raise HypervisorFault("list the guests", _reason(error)) from error
+            raise _fault(self._connection, "list the guests", _reason(error)) from error
         return sorted(domains, key=lambda guest: guest.name)
 
 
@@ -149,6 +159,13 @@ def _flag(*, live: bool) -> int:
 
 def _reason(error: libvirt.libvirtError) -> str:
     return str(error.get_error_message() or error)
+
+
+def _fault(connection: Any, doing: str, reason: str) -> VirtrngError:
+    """Tell a daemon that has gone, which libvirt reports as an internal error, from one that refuses."""
+    if not connection.isAlive():
+        return NoHypervisor(str(connection.getURI()), reason)
+    return HypervisorFault(doing, reason)
 
 
 def _not_opened(uri: str, error: libvirt.libvirtError) -> VirtrngError:

@@ -88,6 +88,7 @@ def enable(
     """
     halves = _halves(guest, scope)
     device, wish = _wanted(guest, halves[0].before, settings, request)
+    _refuse_vain(guest, halves, device)
     return _apply(guest, halves, wish, lambda half: _give(half, device, sleep))
 
 
@@ -96,33 +97,40 @@ def disable(guest: Guest, scope: Scope = BOTH, *, forget: bool = False, sleep: S
 
     A device that is not ours stays. Raises as `enable` does.
     """
-    wish = None if forget else Wish(wanted=False)
-    return _apply(guest, _halves(guest, scope), wish, lambda half: _take(half, sleep))
+    halves, wish = _halves(guest, scope), None if forget else Wish(wanted=False)
+    _refuse_vain(guest, halves, None)
+    return _apply(guest, halves, wish, lambda half: _take(half, sleep))
 
 
 def preview_enable(guest: Guest, settings: DomainSettings, request: Request, scope: Scope = BOTH) -> str:
     """Return what `enable` would change, as a unified diff; changes nothing. Raises as `enable` does."""
     halves = _halves(guest, scope)
     device, wish = _wanted(guest, halves[0].before, settings, request)
+    _refuse_vain(guest, halves, device)
 
     def change(half: Half, root: xml.Element) -> None:
         transform.record(root, wish)
+        if _obstacle(half, device):
+            return
         if half.before.ours:
             transform.retarget(root, device)
-        elif not half.before.foreign and not _obstacle(half):
+        elif not half.before.foreign:
             transform.add(root, device if half.live else transform.placed(device, half.before))
 
     return "".join(_diff(half, change) for half in halves)
 
 
 def preview_disable(guest: Guest, scope: Scope = BOTH, *, forget: bool = False) -> str:
-    """Return what `disable` would change, as a unified diff; changes nothing."""
+    """Return what `disable` would change, as a unified diff; changes nothing. Raises as `disable` does."""
+    halves = _halves(guest, scope)
+    _refuse_vain(guest, halves, None)
 
-    def change(_half: Half, root: xml.Element) -> None:
+    def change(half: Half, root: xml.Element) -> None:
         transform.record(root, None if forget else Wish(wanted=False))
-        transform.remove(root)
+        if not _obstacle(half, None):
+            transform.remove(root)
 
-    return "".join(_diff(half, change) for half in _halves(guest, scope))
+    return "".join(_diff(half, change) for half in halves)
 
 
 def _content(guest: Guest, *, live: bool) -> bytes:
@@ -205,12 +213,17 @@ def _give(half: Half, device: RngDevice, sleep: Sleep) -> Step:
         return _exchange(half, now.ours, device, sleep)
     if now.foreign:
         return Step("foreign", _foreign(now.foreign))
-    if obstacle := _obstacle(half):
-        return Step("next-start", obstacle)
+    if obstacle := _obstacle(half, device):
+        return Step("next-start", f"{obstacle}: from its next start")
     _attach(half, device if half.live else transform.placed(device, now))
-    last_port = half.live and now.bus is Bus.PCIE and now.free_ports == 1
-    note = ", on its last free pcie-root-port until its next start" if last_port else ""
-    return Step("attached", f"given a virtio-rng ({device}){note}", changed=True)
+    return Step("attached", f"given a virtio-rng ({device}){_last_port(half)}", changed=True)
+
+
+def _last_port(half: Half) -> str:
+    """Say that the owner can plug in nothing more for now, where that is so."""
+    if not half.live or half.before.bus is not Bus.PCIE or half.before.free_ports != 1:
+        return ""
+    return f", on its last free pcie-root-port{' until its next start' if half.guest.persistent else ''}"
 
 
 def _foreign(device: RngDevice) -> str:
@@ -219,16 +232,29 @@ def _foreign(device: RngDevice) -> str:
     return f"already has a virtio-rng (foreign, {device}){pool}; it is left as it is"
 
 
-def _obstacle(half: Half) -> str | None:
-    """Say why a running guest cannot be given a device now."""
+def _obstacle(half: Half, wanted: RngDevice | None) -> str | None:
+    """Say why a running guest cannot come to have the device that is wanted of us, or none."""
     now = half.before
-    if not half.live:
+    as_wanted = now.ours.same_service(wanted) if now.ours and wanted else now.ours is wanted
+    if not half.live or as_wanted or (now.foreign and not now.ours):
         return None
     if not now.hotplug:
-        return f"its {now.bus.value} bus takes no device while it runs: from its next start"
-    if now.bus is Bus.PCIE and now.free_ports == 0:
-        return "no pcie-root-port is free: from its next start"
+        return f"its {now.bus.value} bus takes and gives no device while it runs"
+    if now.bus is Bus.PCIE and now.ours and now.ours.address and now.ours.address.is_on_root_complex:
+        return "its device is on the root complex, which gives none while it runs"
+    if now.bus is Bus.PCIE and not now.ours and now.free_ports == 0:
+        return "no pcie-root-port is free"
     return None
+
+
+def _refuse_vain(guest: Guest, halves: list[Half], wanted: RngDevice | None) -> None:
+    """Raise Refused where nothing can be done now, and no definition has it done at the next start."""
+    obstacle = _obstacle(halves[0], wanted)
+    if obstacle is None:
+        return
+    if guest.persistent:
+        raise Refused(guest.name, obstacle, "leave out --live: its next start follows its definition")
+    raise Refused(guest.name, f"{obstacle}, and it is transient", "'virtrng xml' gives its XML the device")
 
 
 def _attach(half: Half, device: RngDevice) -> None:
@@ -245,6 +271,8 @@ def _attach(half: Half, device: RngDevice) -> None:
 
 def _exchange(half: Half, old: RngDevice, device: RngDevice, sleep: Sleep) -> Step:
     """Detach the old device and attach the new one at its place: libvirt cannot update an rng."""
+    if obstacle := _obstacle(half, device):
+        return Step("next-start", f"{obstacle}: {device} from its next start")
     if not _detach(half, sleep):
         return Step("next-start", "the guest has not let go of the old device: from its next start")
     try:
@@ -260,6 +288,8 @@ def _take(half: Half, sleep: Sleep) -> Step:
         if half.before.foreign:
             return Step("foreign", f"its virtio-rng is not ours ({half.before.foreign}) and stays")
         return Step("absent", "has none")
+    if obstacle := _obstacle(half, None):
+        return Step("next-start", f"{obstacle}: gone at its next start")
     if not _detach(half, sleep):
         return Step("next-start", "the guest has not let go of it: gone at its next start", changed=True)
     return Step("detached", "taken away", changed=True)
@@ -268,7 +298,12 @@ def _take(half: Half, sleep: Sleep) -> Step:
 def _detach(half: Half, sleep: Sleep) -> bool:
     """Detach our device; return whether it is gone: a definition's goes at once."""
     for patience_s in ASK_AGAIN_AFTER_S:
-        half.guest.detach(ALIAS, live=half.live)
+        try:
+            half.guest.detach(ALIAS, live=half.live)
+        except HypervisorFault:
+            if half.read().ours:
+                raise
+            return True
         for _ in range(int(patience_s / POLL_S)):
             if half.read().ours is None:
                 return True
@@ -278,8 +313,9 @@ def _detach(half: Half, sleep: Sleep) -> bool:
 
 def _diff(half: Half, change: Callable[[Half, xml.Element], None]) -> str:
     root = xml.parse(_content(half.guest, live=half.live))
-    before = xml.serialise(root).decode().splitlines(keepends=True)
+    before = xml.serialise(root).decode().splitlines()
     change(half, root)
-    after = xml.serialise(root).decode().splitlines(keepends=True)
+    after = xml.serialise(root).decode().splitlines()
     name = f"{half.guest.name}, {half.where}"
-    return "".join(difflib.unified_diff(before, after, name, f"{name}, changed"))
+    diff = difflib.unified_diff(before, after, name, f"{name}, changed", lineterm="")
+    return "".join(f"{line}\n" for line in diff)

@@ -24,6 +24,12 @@ class Address:
         values = ("pci", "0x0000", "0x00", f"0x{slot:02x}", "0x0")
         return cls(tuple(zip(("type", "domain", "bus", "slot", "function"), values, strict=True)))
 
+    @property
+    def is_on_root_complex(self) -> bool:
+        """Whether it is on bus 0, whatever the slot."""
+        values = dict(self.attributes)
+        return values.get("type") == "pci" and int(values.get("bus", "0"), 0) == 0
+
 
 @dataclass(frozen=True, slots=True)
 class RngDevice:
