@@ -131,6 +131,16 @@ def test_a_session_ends_at_4095_and_then_each_block_is_announced() -> None:
     assert frames[4096] == b"* k>Unable to send entropy. Please re-key session.    XuT8vnvl\r\n"
 
 
+def test_a_fast_key_asks_for_a_session_no_more_often_than_a_real_one() -> None:
+    key = firmware(rate_bytes_per_s=10 * RATE_BYTES_PER_S)
+    key.take(64)
+    assert [frame for frame in blocks(key, 40) if frame[2:4] == b"k>"] == [READY_FRAME] * 4
+    key.receive(FIRST_K)
+    key.take(64)
+    frames = [frame for frame in blocks(key, 63) if frame[2:4] != b"I>"]
+    assert kinds(frames) == [b"E!"] * 4096 + [b"k>"]
+
+
 def test_the_real_pace() -> None:
     key = firmware()
     assert key.next_due_s == pytest.approx(BLOCK_S)
@@ -169,7 +179,22 @@ def test_a_host_that_does_not_read_stops_the_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "junk", [b"x", b"e", b"M", b"L", b".", b"\n", b"\x00", b"\xff", b"K?", b"KAAA.", b"KA\x80"]
+    "junk",
+    [
+        b"x",
+        b"e",
+        b".",
+        b"\n",
+        b"\x00",
+        b"\xff",
+        b"K?",
+        b"KAAA.",
+        b"KA\x80",
+        b"L?",
+        b"LAAA.",
+        b"MAA=",
+        b"MAA.",
+    ],
 )
 def test_unexpected_input_is_answered_and_the_rest_of_the_packet_dropped(junk: bytes) -> None:
     key = firmware()
