@@ -22,10 +22,16 @@ from virtrng.transport.base import Transport
 __all__ = ["ENTROPY_KEY", "Counters", "EntropyKey", "open_key"]
 
 
+# What arrived together is verified together (lanes.py); a USB transport reads one packet, which is one frame.
+READ_BYTES = 4096
+
+
 def open_key(transport: Transport, keyring: Path, min_entropy: float) -> EntropyKey:
     """Return the driver on `transport`, with its long-term key to come from the file `keyring`."""
     look_up = partial(long_term_key, keyring)
-    return EntropyKey(transport, look_up, min_entropy=min_entropy, keyring=str(keyring))
+    return EntropyKey(
+        transport, look_up, min_entropy=min_entropy, keyring=str(keyring), read_bytes=READ_BYTES
+    )
 
 
 ENTROPY_KEY = KeyKind(

@@ -17,7 +17,7 @@ import logging
 import math
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -208,7 +208,8 @@ class EntropyKey:
         now_s = self._clock()
         self._waited_s += now_s - self._mark_s
         self._mark_s = now_s
-        noise = b"".join([self._take(item) for item in self._reader.feed(arrived)])
+        batch = self._reader.feed(arrived)
+        noise = b"".join([self._take(item, batch) for item in batch])
         if self._waited_s >= patience_s:
             self._lose_patience()
         return noise
@@ -218,12 +219,12 @@ class EntropyKey:
             raise KeySelfStopped(self._transport.key, "?", "its generators failed, and it did not say why")
         self._reset("no good frame for 2 s")
 
-    def _take(self, item: Frame | None) -> bytes:
-        """Return the noise in one item of the reader, empty for all but a new E frame."""
+    def _take(self, item: Frame | None, batch: Sequence[Frame | None]) -> bytes:
+        """Return the noise in one item of a read's batch, empty for all but a new E frame."""
         if self._state is _State.INIT:
             self._await_serial_number(item)
             return b""
-        if item is None or not self._session.verifies(item):
+        if item is None or not self._session.verifies(item, batch):
             self._reject(item)
             return b""
         if self._state is _State.KEYED_FIRST:
@@ -325,7 +326,7 @@ class EntropyKey:
 
     def _information(self, frame: Frame) -> bytes | None:
         try:
-            self._telemetry = self._telemetry.updated(frame.text)
+            self._telemetry = self._telemetry.updated(frame.text, self._clock())
         except ValueError:
             return None
         badness = self._telemetry.badness
