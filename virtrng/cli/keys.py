@@ -1,41 +1,39 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`virtrng keys`: which keys are plugged in, and raw samples of one."""
+"""`virtrng keys`: which keys are plugged in, and what stands in the way of each; a module a verb."""
 
 import argparse
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from virtrng import config
-from virtrng.cli import output
-from virtrng.errors import ExitCode, KeySilent, NoKey
+from virtrng.cli import holders, keys_import, keys_pair, keys_read, output
+from virtrng.cli import keys_options as options
+from virtrng.errors import (
+    BadKeyring,
+    ExitCode,
+    FileFailed,
+    KeyDenied,
+    KeyInUse,
+    NoKey,
+    NoLongTermKey,
+    VirtrngError,
+)
 from virtrng.feeder import source
-from virtrng.files import replacing
 from virtrng.keys import KEYS, find
-from virtrng.keys.base import Key
+from virtrng.keys.entropykey.keyring import long_term_keys
 from virtrng.transport import scan
-
-# A key that gives nothing for so long is not going to.
-SILENCE_MS = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options and the one verb."""
+    """Declare the options and the verbs."""
     parser.add_argument("--supported", action="store_true", help="list the products that virtrng knows")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(verb=_list)
+    options.add_json(parser)
+    options.add_keyring(parser)
+    parser.set_defaults(verb=_list, json=False, keyring=source.DEFAULT_KEYRING)
     verbs = parser.add_subparsers(metavar="VERB", parser_class=argparse.ArgumentParser)
-    capture = verbs.add_parser(
-        "capture",
-        help="raw samples of a key to a file, for NIST's EntropyAssessment",
-        description="Write bytes as the key delivers them, before any conditioning, to a file (mode 0600). "
-        "They must not be used as keys: they are for measuring the key.",
-    )
-    which = capture.add_mutually_exclusive_group(required=True)
-    which.add_argument("key", metavar="KEY", nargs="?", help="SERIAL or KIND:serial=SERIAL")
-    which.add_argument("--simulate", metavar="KIND", choices=sorted(source.SIMULATED), help="a simulated key")
-    capture.add_argument("--bytes", metavar="N", type=_count, required=True, help="how many")
-    capture.add_argument("--output", metavar="FILE", type=Path, required=True, help="where to")
-    capture.add_argument("--keyring", metavar="FILE", type=Path, default=source.DEFAULT_KEYRING)
-    capture.set_defaults(verb=_capture)
+    keys_pair.add_verb(verbs)
+    keys_import.add_verb(verbs)
+    keys_read.add_verbs(verbs)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,41 +41,114 @@ def run(arguments: argparse.Namespace) -> int:
     return int(arguments.verb(arguments))
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of bytes, 1 or more")
-    return count
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One key that is plugged in: whether it is paired, who uses it, and what stands in its way."""
+
+    key: find.Found
+    paired: bool | None
+    holder: str | None
+    state: str
+    message: str
+    remedy: str
 
 
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.supported:
         return _supported(arguments)
-    found = find.among(scan.usb_devices())
-    keys = [
-        {
-            "kind": key.kind.name,
-            "serial": key.device.serial,
-            "product": key.device.product,
-            "manufacturer": key.device.manufacturer,
-            "simulated": key.device.simulated,
-            "node": key.device.node,
-            "holder": scan.holder(key.device.node),
-        }
-        for key in found
-    ]
+    keyring: Path = arguments.keyring
+    known = _known(keyring)
+    keys = [_seen(key, keyring, known) for key in find.among(scan.usb_devices())]
     if arguments.json:
-        output.document({"keys": keys})
+        output.document({"keys": [_document(seen) for seen in keys]})
     elif keys:
-        rows = [
-            (f"{key['kind']}:serial={key['serial']}", f"{key['manufacturer']} {key['product']}".strip(),
-             str(key["node"]), str(key["holder"] or "nobody"))
-            for key in keys
-        ]  # fmt: skip
-        output.table(("KEY", "PRODUCT", "NODE", "IN USE BY"), rows)
+        _print(keys, keyring)
     if not keys:
         raise NoKey
     return ExitCode.DONE
+
+
+def _known(keyring: Path) -> frozenset[str] | VirtrngError:
+    """Return the serials that have a long-term key, or why that is not known."""
+    try:
+        return frozenset(long_term_keys(keyring))
+    except (BadKeyring, FileFailed) as trouble:
+        return trouble
+
+
+def _seen(key: find.Found, keyring: Path, known: frozenset[str] | VirtrngError) -> _Seen:
+    used_by = _holder(key.device)
+    holder = holders.recognised(used_by) if used_by else None
+    paired = key.device.serial in known if isinstance(known, frozenset) else None
+    if holder and holder.feeds:
+        state, message, remedy = "feeding", f"{key.name} feeds the pool", "'virtrng status' tells more"
+    elif trouble := _trouble(key, keyring, known, holder):
+        state, message, remedy = trouble.code, str(trouble), trouble.remedy
+    else:
+        state, message = "ready", f"{key.name} is paired, and nobody uses it"
+        remedy = f"'systemctl start {holders.SERVICE}' feeds the pool from it"
+    return _Seen(key, paired, holder.name if holder else None, state, message, remedy)
+
+
+def _trouble(
+    key: find.Found, keyring: Path, known: frozenset[str] | VirtrngError, holder: holders.Holder | None
+) -> VirtrngError | None:
+    """Return what opening the key would meet, as far as that can be seen from outside."""
+    node, serial = key.device.node, key.device.serial
+    if holder:
+        return KeyInUse(key.name, holder.name, holder.way_out)
+    if os.path.exists(node) and not os.access(node, os.R_OK | os.W_OK):
+        return KeyDenied(key.name, node)
+    if not isinstance(known, frozenset):
+        return known
+    return None if serial in known else NoLongTermKey(serial, str(keyring))
+
+
+def _holder(device: scan.UsbDevice) -> str | None:
+    nodes = (device.node, *scan.serial_ports(device))
+    return next((user for node in nodes if (user := scan.holder(node))), None)
+
+
+def _sees_holders() -> bool:
+    """Whether we see who has a file open: only root is shown what other users' processes have."""
+    return os.geteuid() == 0
+
+
+def _document(seen: _Seen) -> dict[str, object]:
+    device = seen.key.device
+    return {
+        "kind": seen.key.kind.name,
+        "serial": device.serial,
+        "product": device.product,
+        "manufacturer": device.manufacturer,
+        "simulated": device.simulated,
+        "node": device.node,
+        "paired": seen.paired,
+        "holder": seen.holder,
+        "state": seen.state,
+        "message": seen.message,
+        "remedy": seen.remedy,
+    }
+
+
+def _print(keys: list[_Seen], keyring: Path) -> None:
+    nobody = "nobody" if _sees_holders() else "unknown: no permission"
+    unknown = "unknown: bad keyring" if os.access(keyring, os.R_OK) else "unknown: no permission"
+    rows = [
+        (
+            seen.key.name,
+            f"{seen.key.device.manufacturer} {seen.key.device.product}".strip(),
+            seen.key.device.node,
+            {True: "yes", False: "no", None: unknown}[seen.paired],
+            seen.holder or nobody,
+        )
+        for seen in keys
+    ]
+    output.table(("KEY", "PRODUCT", "NODE", "PAIRED", "IN USE BY"), rows)
+    for seen in keys:
+        output.line()
+        output.line(seen.message)
+        output.line(f"  {seen.remedy}")
 
 
 def _supported(arguments: argparse.Namespace) -> int:
@@ -93,35 +164,3 @@ def _supported(arguments: argparse.Namespace) -> int:
     else:
         output.table(("KIND", "PRODUCT", "USB ID"), rows)
     return ExitCode.DONE
-
-
-def _capture(arguments: argparse.Namespace) -> int:
-    settings = config.load(arguments.config_file)
-    if arguments.simulate:
-        chosen = source.simulated(arguments.simulate)
-    else:
-        (chosen,) = source.plugged_in(settings.keys, arguments.keyring, arguments.key)
-    key = chosen.open()
-    try:
-        key.start()
-        _copy(key, arguments.bytes, arguments.output)
-    finally:
-        key.close()
-    note = " (simulated by virtrng)" if key.simulated else ""
-    output.line(
-        f"wrote {arguments.bytes} raw bytes of {chosen.kind}:serial={key.serial}{note} to {arguments.output}"
-    )
-    return ExitCode.DONE
-
-
-def _copy(key: Key, wanted: int, path: Path) -> None:
-    silent_ms, written = 0, 0
-    with replacing(path, 0o600) as file:
-        while written < wanted:
-            noise = key.read(1000)
-            silent_ms = 0 if noise else silent_ms + 1000
-            if silent_ms >= SILENCE_MS:
-                raise KeySilent(f"the key {key.serial}", silent_ms)
-            if noise:
-                written += file.write(noise.data[: wanted - written])
-                output.progress(f"captured {written} of {wanted} bytes")

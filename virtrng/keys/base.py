@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What every key driver offers, and what the registry says of a family of keys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,24 @@ class Noise:
     claimed_bits: int
 
 
+class Telemetry(Protocol):
+    """What a key says of itself, as far as it has said it; families differ in what that is."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """The last figures, by names that end with their unit; a count of events needs none.
+
+        Those that mean the same have the same name in every family: `temperature_k`, `supply_v`,
+        `fips_blocks` and `fips_failures` (FIPS 140-2 blocks that the key itself tested).
+        """
+        ...
+
+    @property
+    def verdict(self) -> str | None:
+        """What the key's own tests found, in words; None if it has not said."""
+        ...
+
+
 class Counters(Protocol):
     """What a driver has seen since it was made."""
 
@@ -33,6 +51,11 @@ class Counters(Protocol):
     @property
     def sessions(self) -> int:
         """How often the key was made ready: by `start`, and by the driver itself since."""
+        ...
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """What the key said of itself since `start`."""
         ...
 
 

@@ -261,10 +261,13 @@ def test_v9_card(card: str) -> None:
     [
         (CARD[:-1] + "R", "check byte"),
         ("B" + CARD[1:], "check byte"),
-        (CARD[:-1], "not base64"),
+        (CARD[:-1], "not 44 characters long but 43"),
+        (CARD + "A", "not 44 characters long but 45"),
+        (base64.b64encode(MASTER_KEY).decode()[:-1], "not 44 characters"),
+        (CARD[:42] + "==", "not 44 characters"),
         (CARD[:-4], "44 characters"),
         ("", "44 characters"),
-        ("AAEC*wQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh9Q", "not base64"),
+        ("AAEC*wQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh9Q", "character 5 of the master key is not base64"),
         ("é" + CARD[1:], "not base64"),
     ],
 )

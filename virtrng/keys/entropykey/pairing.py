@@ -12,6 +12,8 @@ from virtrng.keys.entropykey.skein import prepare
 
 _CRC8_POLYNOMIAL = 0x31
 _CRC8_INITIAL = 0xFF
+CARD_CHARACTERS = 44
+_CARD_ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 
 
 def crc8(data: bytes) -> int:
@@ -29,12 +31,17 @@ def master_key(card: str) -> bytes:
 
     Raises ValueError, in words for the user and without what was typed.
     """
+    characters = "".join(card.split())
+    for number, each in enumerate(characters.rstrip("="), start=1):
+        if each not in _CARD_ALPHABET:
+            raise ValueError(f"character {number} of the master key is not base64 (A-Z a-z 0-9 + /)")
+    # Without its check byte it ends in "=", or else one character of a card was left out.
+    if len(characters) != CARD_CHARACTERS or characters.endswith("=="):
+        raise ValueError(f"the master key is not {CARD_CHARACTERS} characters long but {len(characters)}")
     try:
-        decoded = base64.b64decode("".join(card.split()), validate=True)
+        decoded = base64.b64decode(characters, validate=True)
     except (ValueError, binascii.Error):
         raise ValueError("the master key is not base64") from None
-    if len(decoded) not in (SECRET_BYTES, SECRET_BYTES + 1):
-        raise ValueError("the master key is not 44 characters long")
     secret, check = decoded[:SECRET_BYTES], decoded[SECRET_BYTES:]
     if check and check[0] != crc8(secret):
         raise ValueError("the master key's check byte does not match: a character is mistyped")
