@@ -9,9 +9,11 @@ makes no seed older or younger.
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from virtrng.errors import BadStatus
 from virtrng.files import replace
@@ -23,7 +25,10 @@ LOCK_NAME = "feeder.lock"
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """One key: what was read from it, and how its blocks fared."""
+    """One key: what was read from it, and how its blocks fared.
+
+    `telemetry` and `verdict` are what the key says of itself: keys.base.Telemetry.
+    """
 
     kind: str
     serial: str
@@ -35,6 +40,8 @@ class KeyStatus:
     frames_bad: int
     sessions: int
     last_fault: str | None
+    telemetry: Mapping[str, float] = field(default_factory=dict)
+    verdict: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ def read(run_dir: Path) -> FeederStatus | None:
         return None
     except OSError as error:
         raise BadStatus(str(path), error.strerror or str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadStatus(str(path), f"not JSON: {error}") from error
     try:
         if document["version"] != VERSION:
@@ -93,7 +100,7 @@ def read(run_dir: Path) -> FeederStatus | None:
             keys=tuple(_known(KeyStatus, entry) for entry in document["keys"]),
             kernel=_known(KernelStatus, document["kernel"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadStatus(str(path), f"not a feeder's status: {error}") from error
 
 
@@ -101,4 +108,25 @@ T = TypeVar("T", KeyStatus, KernelStatus)
 
 
 def _known(kind: type[T], document: dict[str, Any]) -> T:
-    return kind(**{field.name: document[field.name] for field in dataclasses.fields(kind)})
+    types = get_type_hints(kind)
+    # What has a default was not there from the beginning: the feeder may be older.
+    optional = {one.name for one in dataclasses.fields(kind) if _has_default(one)}
+    names = [name for name in types if name in document or name not in optional]
+    for name in names:
+        if not _fits(document[name], types[name]):
+            raise TypeError(f"{name} is {document[name]!r}")
+    return kind(**{name: document[name] for name in names})
+
+
+def _has_default(one: "dataclasses.Field[Any]") -> bool:
+    return one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
+
+
+def _fits(value: object, wanted: Any) -> bool:
+    if wanted == Mapping[str, float]:
+        return isinstance(value, dict) and all(_fits(number, float) for number in value.values())
+    if isinstance(value, bool):  # to Python an int
+        return bool(wanted is bool)
+    if isinstance(value, int | float) and wanted in (float, float | None):
+        return isfinite(value)
+    return isinstance(value, wanted)

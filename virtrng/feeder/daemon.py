@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -16,8 +17,9 @@ from threading import Event
 from virtrng import kernel, status
 from virtrng.config import FeederSettings
 from virtrng.entropy.conditioner import Conditioner
-from virtrng.errors import FeederRunning, FileFailed, KeyTrouble, WrongLongTermKey
+from virtrng.errors import BadStatus, FeederRunning, FileFailed, KeySilent, KeyTrouble
 from virtrng.feeder.injector import Injector
+from virtrng.feeder.keyrings import Keyrings
 from virtrng.feeder.life import KeyLife, State
 from virtrng.feeder.source import Source
 from virtrng.files import Lock
@@ -29,8 +31,6 @@ log = logging.getLogger(__name__)
 READ_TIMEOUT_MS = 500
 STATUS_INTERVAL_S = 1.0
 RETRY_S = 2.0
-# A key with another long-term key stays so until somebody pairs it: no reset storm.
-WRONG_KEY_RETRY_S = 30.0
 
 
 class Feeder:
@@ -55,8 +55,9 @@ class Feeder:
         self._due_at = 0.0
         self._status_due_at = 0.0
         self._status_failed = False
-        self._reported = ""
+        self._reported: dict[str, str] = {}
         self._key: KeyStatus | None = None
+        self._keyrings = Keyrings(clock)
 
     def run(self) -> None:
         """Feed until `stop` is set. Raises FeederRunning, KernelRefused or FileFailed before it begins."""
@@ -66,47 +67,59 @@ class Feeder:
         try:
             self._injector = Injector(reseed=self._settings.reseed)
             try:
-                self._write_status(now=True)
+                self._write_status()
                 while not self._stop.is_set():
                     self._stop.wait(self._use_a_key())
             finally:
-                self._write_status(now=True)
+                self._write_status()
                 self._injector.close()
         finally:
             lock.release()
 
     def _what_it_feeds(self) -> str:
-        running = status.read(self._run_dir)
+        running = None
+        with suppress(BadStatus):
+            running = status.read(self._run_dir)
         names = [f"{key.kind}:serial={key.serial}" for key in running.keys] if running else []
         return ", ".join(names) or str(self._run_dir)
 
     def _use_a_key(self) -> float:
         """Use the first key that can be used, until it fails; return the seconds to wait after that."""
-        wait_s = RETRY_S
         try:
-            for source in self._sources():
-                try:
-                    key = source.open()
-                    try:
-                        self._feed_from(key, source)
-                    finally:
-                        key.close()
-                    return 0.0
-                except KeyTrouble as trouble:
-                    self._report(trouble)
-                    if isinstance(trouble, WrongLongTermKey):
-                        wait_s = WRONG_KEY_RETRY_S
+            sources = list(self._sources())
         except KeyTrouble as trouble:  # there is none to choose from
-            self._report(trouble)
-        self._write_status(now=True)
-        return wait_s
+            self._report(trouble, "")
+            sources = []
+        self._keyrings.forget_all_but({source.name for source in sources})
+        for source in sources:
+            if self._keyrings.waits(source.name):
+                continue
+            try:
+                key = source.open()
+                try:
+                    self._feed_from(key, source)
+                finally:
+                    key.close()
+                return 0.0
+            except KeyTrouble as trouble:
+                self._report(trouble, source.name)
+                self._keyrings.note(source.name, trouble)
+        self._write_status()
+        return RETRY_S
 
-    def _report(self, trouble: KeyTrouble) -> None:
-        """Say it once, however often it happens in a row."""
+    def _report(self, trouble: KeyTrouble, name: str) -> None:
+        """Say of each key once what it has, however often that happens in a row."""
         if self._key:
             self._key = replace(self._key, state="absent", last_fault=str(trouble))
-        if str(trouble) != self._reported:
-            self._reported = str(trouble)
+        # How long a key was silent differs each time, and is no news.
+        fact = trouble.code if isinstance(trouble, KeySilent) else str(trouble)
+        known = self._reported.get(name) == fact
+        if name:
+            self._reported.pop("", None)
+        else:  # none is there: what the next one has is news
+            self._reported.clear()
+        self._reported[name] = fact
+        if not known:
             log.warning("%s; waiting for a key\n  %s", trouble, trouble.remedy)
 
     def _feed_from(self, key: Key, source: Source) -> None:
@@ -114,22 +127,31 @@ class Feeder:
         name = f"{source.kind}:serial={key.serial}"
         note = ", simulated by virtrng: mixed in with a credit of 0" if key.simulated else ""
         log.info("%s: session established%s", name, note)
-        self._reported = ""
+        for known in ("", source.name):  # what others have is no news yet
+            self._reported.pop(known, None)
         life = KeyLife(name, source.min_entropy, self._clock)
         self._discard()
         self._due_at = self._clock()
-        while not self._stop.is_set():
-            noise = key.read(READ_TIMEOUT_MS)
-            for block in life.take(noise) if noise else ():
-                self._conditioner.add(block.data, block.assessed_bits)
-                self._gathered_bytes += len(block.data)
-            if life.state is not State.OK:
-                self._discard()
-            elif self._conditioner.ready and self._clock() >= self._due_at:
+        try:
+            while not self._stop.is_set():
+                self._pass_on(key, life)
+                if self._clock() >= self._status_due_at:
+                    self._key = _status_of(source, key, life)
+                    self._write_status()
+            if self._conditioner.ready:
                 self._seed(key)
+        finally:  # after trouble too: the last that a key said may tell why
             self._key = _status_of(source, key, life)
-            self._write_status()
-        if self._conditioner.ready:
+
+    def _pass_on(self, key: Key, life: KeyLife) -> None:
+        """Read once, and do with it what is due."""
+        noise = key.read(READ_TIMEOUT_MS)
+        for block in life.take(noise) if noise else ():
+            self._conditioner.add(block.data, block.assessed_bits)
+            self._gathered_bytes += len(block.data)
+        if life.state is not State.OK:
+            self._discard()
+        elif self._conditioner.ready and self._clock() >= self._due_at:
             self._seed(key)
 
     def _discard(self) -> None:
@@ -149,10 +171,8 @@ class Feeder:
         # Until the CRNG is ready each block counts; after that our own clock paces.
         self._due_at = self._clock() + (self._settings.interval_s if kernel.crng_ready() else 0)
 
-    def _write_status(self, *, now: bool = False) -> None:
+    def _write_status(self) -> None:
         """Publish; a full disk costs the status, never the feeding."""
-        if not now and self._clock() < self._status_due_at:
-            return
         self._status_due_at = self._clock() + STATUS_INTERVAL_S
         keys = (self._key,) if self._key else ()
         try:
@@ -177,4 +197,6 @@ def _status_of(source: Source, key: Key, life: KeyLife) -> KeyStatus:
         frames_bad=counters.frames_bad,
         sessions=counters.sessions,
         last_fault=life.last_fault,
+        telemetry=dict(counters.telemetry.figures),
+        verdict=counters.telemetry.verdict,
     )

@@ -12,7 +12,7 @@ class Injector:
     """Holds /dev/random open, and counts what went in. Needs CAP_SYS_ADMIN at every call."""
 
     def __init__(self, *, reseed: bool) -> None:
-        """Open /dev/random; `reseed` makes each seed take effect at once. Raises KernelRefused."""
+        """Open /dev/random; `reseed`: each seed takes effect at once. Raises KernelRefused or FileFailed."""
         self._reseed = reseed
         self._fd = kernel.open_random()
         self._seeds = 0

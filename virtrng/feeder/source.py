@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From what is plugged in to an open driver, or a simulated one."""
+"""From what KEY means to an open driver, or a simulated one."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from virtrng.keys import KEYS, find
 from virtrng.keys.base import Key
 from virtrng.keys.entropykey import ENTROPY_KEY, EntropyKey
 from virtrng.sim import entropykey as sim_entropykey
-from virtrng.transport import scan
+from virtrng.transport import path, scan
 from virtrng.transport.usb import UsbTransport
 
 DEFAULT_KEYRING = Path("/etc/virtrng/keyring")
@@ -36,7 +36,14 @@ class Source:
 
 
 def plugged_in(settings: tuple[KeySettings, ...], keyring: Path, wanted: str | None) -> Iterator[Source]:
-    """Yield the keys that are plugged in: all, or the `wanted` one. Raises NoKey or NoSuchKey."""
+    """Yield the keys that could be opened: all that are plugged in, or the `wanted` one.
+
+    Raises NoKey, NoSuchKey or NoSuchKind; for a key that is named by its path NoKeyAt or KeyDenied.
+    """
+    meant = find.meant_by(wanted) if wanted else None
+    if isinstance(meant, find.At):
+        yield _at(meant, settings, keyring)
+        return
     found = find.among(scan.usb_devices())
     chosen = [find.named(found, wanted)] if wanted else find.some(found)
     pinned = {key.serial: key.min_entropy for key in settings}
@@ -57,3 +64,15 @@ def _opener(key: find.Found, keyring: Path, min_entropy: float) -> Callable[[], 
         return key.kind.open(transport, keyring, min_entropy)
 
     return open_key
+
+
+def _at(meant: find.At, settings: tuple[KeySettings, ...], keyring: Path) -> Source:
+    path.way(meant.name, meant.path)
+    # Which of the settings are this key's is not known before it has told its serial: the lowest counts.
+    pinned = [key.min_entropy for key in settings if key.min_entropy is not None]
+    min_entropy = min([meant.kind.min_entropy, *pinned])
+
+    def open_key() -> Key:
+        return meant.kind.open(path.at(meant.name, meant.path), keyring, min_entropy)
+
+    return Source(meant.name, meant.kind.name, min_entropy, open_key)

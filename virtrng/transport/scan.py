@@ -2,6 +2,9 @@
 """Which USB devices are there, and who holds one: looks into sysfs and /proc, opens nothing."""
 
 import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +78,35 @@ def serial_ports(device: UsbDevice) -> list[str]:
 def holder(node: str) -> str | None:
     """Name a process that has `node` open, as 'NAME (pid N)'; None if none can be seen.
 
+    The one at the other end of a pseudo-terminal is no holder: it is what is there.
     Only root sees the descriptors of other users' processes (proc(5)).
     """
     for process in Path("/proc").glob("[0-9]*"):
         if process.name == str(os.getpid()):
             continue
         try:
-            if any(os.readlink(fd) == node for fd in (process / "fd").iterdir()):
+            files = _open_files(process)
+            if node in files.values() and not _at_other_end(process, files, node):
                 return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:  # ended meanwhile, or not ours to look into
             continue
     return None
+
+
+def _open_files(process: Path) -> dict[str, str]:
+    """Return descriptor and file of all that the process has open, without those it closes meanwhile."""
+    files = {}
+    for fd in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):
+            files[fd.name] = os.readlink(fd)
+    return files
+
+
+def _at_other_end(process: Path, files: Mapping[str, str], node: str) -> bool:
+    """Whether the process has the other end of the pseudo-terminal `node` open, if that is one."""
+    terminal = re.fullmatch(r"/dev/pts/(\d+)", node)
+    if not terminal:
+        return False
+    others = (fd for fd, name in files.items() if name in ("/dev/ptmx", "/dev/pts/ptmx"))
+    # Since Linux 4.14 the kernel says which terminal it is the other end of.
+    return any(f"tty-index:\t{terminal[1]}\n" in (process / "fdinfo" / fd).read_text() for fd in others)
