@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -63,8 +64,8 @@ class Lock:
         except OSError as error:
             raise FileFailed(str(self.path), "open", error.strerror or str(error)) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK))
+        except (BlockingIOError, PermissionError):
             with os.fdopen(fd) as file:
                 return file.read().strip() or "another process"
         self._fd = fd
@@ -84,9 +85,16 @@ def holder(path: Path) -> str | None:
     """Return what the holder of the lock at `path` wrote, or None if nobody holds it. Changes nothing."""
     try:
         with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-    except BlockingIOError:
-        return path.read_text().strip() or "another process"
+            # Asked, not tried: whoever wants the lock just now must not find us holding it.
+            (kind, *_) = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_RDLCK)))
+            return None if kind == fcntl.F_UNLCK else file.read().strip() or "another process"
     except OSError:
         return None
+
+
+# struct flock of fcntl(2): type, whence, start, length, pid. A lock belongs to the open file (OFD).
+_FLOCK = struct.Struct("@hhqqi4x")
+
+
+def _flock(kind: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)

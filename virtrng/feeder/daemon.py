@@ -101,13 +101,13 @@ class Feeder:
                 finally:
                     key.close()
                 return 0.0
-            except KeyTrouble as trouble:
+            except (KeyTrouble, FileFailed) as trouble:  # the file is the keyring
                 self._report(trouble, source.name)
                 self._keyrings.note(source.name, trouble)
         self._write_status()
         return RETRY_S
 
-    def _report(self, trouble: KeyTrouble, name: str) -> None:
+    def _report(self, trouble: KeyTrouble | FileFailed, name: str) -> None:
         """Say of each key once what it has, however often that happens in a row."""
         if self._key:
             self._key = replace(self._key, state="absent", last_fault=str(trouble))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from virtrng.errors import BadKeyring, KeyTrouble, NoLongTermKey, WrongLongTermKey
+from virtrng.errors import BadKeyring, NoLongTermKey, VirtrngError, WrongLongTermKey
 
 # A key with another long-term key stays so until somebody pairs it: no reset storm. But the keyring may
 # be right after all, and what failed to verify may have been noise.
@@ -50,7 +50,7 @@ class Keyrings:
         self._waits[name] = replace(wait, looks=looks)
         return False
 
-    def note(self, name: str, trouble: KeyTrouble) -> None:
+    def note(self, name: str, trouble: VirtrngError) -> None:
         """Remember why the key could not be used, if its keyring is why."""
         known = self._waits.pop(name, None)
         if not isinstance(trouble, NoLongTermKey | BadKeyring | WrongLongTermKey):
