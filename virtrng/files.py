@@ -82,12 +82,17 @@ class Lock:
 
 
 def holder(path: Path) -> str | None:
-    """Return what the holder of the lock at `path` wrote, or None if nobody holds it. Changes nothing."""
+    """Return what the holder of the lock at `path` wrote, or None if nobody holds it. Changes nothing.
+
+    Raises PermissionError to whom the file is closed.
+    """
     try:
         with path.open() as file:
             # Asked, not tried: whoever wants the lock just now must not find us holding it.
             (kind, *_) = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_RDLCK)))
             return None if kind == fcntl.F_UNLCK else file.read().strip() or "another process"
+    except PermissionError:
+        raise
     except OSError:
         return None
 

@@ -10,7 +10,7 @@ import getpass
 import shlex
 import sys
 from collections.abc import Container, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,9 @@ def _master_key(where: str, typed: str) -> bytes:
 
 
 def _next(job: _Job, serial: str) -> str:
-    feeder = files.holder(job.settings.paths.run_dir / status.LOCK_NAME)
+    feeder = None
+    with suppress(PermissionError):  # only root pairs into a keyring that a feeder of root's reads
+        feeder = files.holder(job.settings.paths.run_dir / status.LOCK_NAME)
     if feeder:
         reads = "" if job.keyring == DEFAULT_KEYRING else ", where it reads this keyring"
         return f"next: nothing; {feeder} takes the key within seconds{reads}"

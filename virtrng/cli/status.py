@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtrng import config, files, kernel, status
@@ -33,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Look at everything, change nothing."""
     settings = config.load(arguments.config_file)
     run_dir = settings.paths.run_dir
-    holder = files.holder(run_dir / status.LOCK_NAME)
     feeder = status.read(run_dir)
+    holder = _holder(run_dir, feeder)
     guests, trouble = _guests(arguments.connect)
     if arguments.json:
         output.document(_document(holder, feeder, guests, trouble))
@@ -49,6 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
         output.line(f"{name:<8}{text}")
     _print_guests(guests, trouble)
     return ExitCode.DONE
+
+
+def _holder(run_dir: Path, feeder: FeederStatus | None) -> str | None:
+    """Name the feeder that runs; another user than its own can only see whether its process is there."""
+    try:
+        return files.holder(run_dir / status.LOCK_NAME)
+    except PermissionError:
+        alive = feeder is not None and Path("/proc", str(feeder.pid)).exists()
+        return f"virtrng feed (pid {feeder.pid})" if feeder and alive else None
 
 
 def _fed(holder: str | None, feeder: FeederStatus | None, stale_s: float) -> str:

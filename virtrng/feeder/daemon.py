@@ -61,7 +61,8 @@ class Feeder:
 
     def run(self) -> None:
         """Feed until `stop` is set. Raises FeederRunning, KernelRefused or FileFailed before it begins."""
-        lock = Lock(self._run_dir / status.LOCK_NAME)
+        # Whoever can read a file can hold a lock on it: this one keeps feeders from starting.
+        lock = Lock(self._run_dir / status.LOCK_NAME, mode=0o600)
         if holder := lock.acquire(f"virtrng feed (pid {os.getpid()})"):
             raise FeederRunning(holder, self._what_it_feeds())
         try:
