@@ -20,7 +20,7 @@ LAB_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-s
 # No byte code beside the sources: the tree may be another user's.
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help deps demo test test-unit test-lab check bench install uninstall
+.PHONY: help deps demo test test-unit test-lab test-long check bench install uninstall
 .DEFAULT_GOAL := help
 
 help: ## print this
@@ -46,6 +46,10 @@ test-unit: deps ## the unit tests alone
 
 test-lab: deps ## the tests under real libvirtd and guests alone (root)
 	$(PYTEST) tests/lab
+
+test-long: deps ## the same tests with 25 times the examples, faults and sessions (root; about an hour)
+	VIRTRNG_LONG=1 $(PYTEST) -n 2 tests/unit
+	VIRTRNG_LONG=1 $(PYTEST) tests/lab
 
 bench: deps ## figures side by side with peers, in one run
 	@$(PYTHON) -m bench.fips

@@ -20,6 +20,7 @@ from typing import Self
 
 from tests.lab.host import wait_for
 from tests.lab.images import LabError, unpacked
+from tests.scale import scaled
 
 ROOT = Path(__file__).resolve().parents[2]
 BOUND = ("setpriv", "--pdeathsig=KILL", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
@@ -112,7 +113,7 @@ class Ekeyd:
         wait_for(
             lambda: self.output.stat().st_size >= size_bytes,
             f"ekeyd to write {size_bytes} bytes",
-            timeout_s=PATIENCE_S,
+            timeout_s=PATIENCE_S * scaled(1),
         )
 
     def _answers(self) -> bool:

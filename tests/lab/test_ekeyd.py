@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab.ekeyd import PATIENCE_S, Ekeyd, SimulatedKey, setkey, simulated_key
 from tests.lab.host import wait_for
+from tests.scale import scaled
 from virtrng.keys.entropykey import keyring
 from virtrng.sim.entropykey import derived, seeded_noise
 
@@ -62,20 +63,21 @@ def test_a_wrong_master_key_is_refused_and_changes_nothing(key: SimulatedKey, tm
     assert key.long_term_key_file.read_text() == before
 
 
-def test_what_ekeyd_writes_is_what_the_key_encrypted_over_four_sessions(
+def test_what_ekeyd_writes_is_what_the_key_encrypted_over_its_sessions(
     key: SimulatedKey, tmp_path: Path
 ) -> None:
     with Ekeyd(tmp_path, key.link, paired(key, tmp_path)) as ekeyd:
         ekeyd.wait_for_output(FRAME_BYTES)
+        sessions = scaled(3)
         resets = ekeyd.statistics()["ConnectionResets"]  # one for each frame that was there before it
-        ekeyd.wait_for_output(3 * SESSION_BYTES + FRAME_BYTES)
+        ekeyd.wait_for_output(sessions * SESSION_BYTES + FRAME_BYTES)
         assert ekeyd.status() == "Running OK"
         counted = ekeyd.statistics()
         written = ekeyd.end()
-    assert int(counted["ConnectionRekeys"]) >= 4
+    assert int(counted["ConnectionRekeys"]) > sessions
     assert (counted["ConnectionResets"], counted["FramingErrors"]) == (resets, "0")
     assert (counted["KeyTemperatureK"], counted["KeyShortBadness"]) == ("314.3", "efm_ok")
-    assert len(written) > 3 * SESSION_BYTES
+    assert len(written) > sessions * SESSION_BYTES
     assert written == b"".join(plaintext(len(written) // FRAME_BYTES))
 
 
@@ -102,9 +104,9 @@ def test_under_faults_ekeyd_writes_only_what_was_encrypted(tmp_path: Path) -> No
     with simulated_key(tmp_path, *RATE) as key:
         file = paired(key, tmp_path)
     with simulated_key(tmp_path, *RATE, *faults) as key, Ekeyd(tmp_path, key.link, file) as ekeyd:
-        ekeyd.wait_for_output(3000 * FRAME_BYTES)
+        ekeyd.wait_for_output(scaled(3000) * FRAME_BYTES)
         assert int(ekeyd.statistics()["FramingErrors"]) >= 3
         written = ekeyd.end()
-    encrypted = plaintext(100_000)
+    encrypted = plaintext(scaled(100_000))
     pieces = [written[at : at + FRAME_BYTES] for at in range(0, len(written), FRAME_BYTES)]
     assert all(piece in encrypted for piece in pieces), "each once, and in order"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from tests.unit.support import in_child, is_root
 from virtrng import config
 from virtrng.config import Config, KeySettings, Rate, Rule
@@ -259,7 +260,7 @@ def toml(value: object) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else repr(value)
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=scaled(150), deadline=None)
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
 def test_no_document_raises_anything_else(document: dict[str, object]) -> None:
     text = "\n".join(f"{key} = {toml(value)}" for key, value in document.items())
@@ -269,7 +270,7 @@ def test_no_document_raises_anything_else(document: dict[str, object]) -> None:
         assert "\n" not in error.remedy  # noqa: PT017  not every document is refused
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=scaled(200), deadline=None)
 @given(st.binary(max_size=60), st.integers(0, len(FULL)), st.integers(0, 20))
 def test_no_bytes_raise_anything_else(content: bytes, start: int, length: int) -> None:
     for document in (content, FULL[:start] + content[:length] + FULL[start + length :]):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from virtrng import status
 from virtrng.errors import BadStatus, FileFailed
 from virtrng.status import FeederStatus, KernelStatus, KeyStatus
@@ -197,7 +198,7 @@ JSON = st.recursive(
 FIELDS = ["version", "updated_at", "pid", "keys", "kernel"]
 
 
-@settings(derandomize=True, max_examples=80, deadline=None)
+@settings(derandomize=True, max_examples=scaled(80), deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5))
 def test_whatever_it_holds_is_a_status_or_a_bad_one(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]

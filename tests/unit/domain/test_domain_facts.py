@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from virtrng.config import Rate
 from virtrng.domain import facts, transform, xml
 from virtrng.domain.facts import Bus, Facts, Wish
@@ -179,7 +180,7 @@ def elements(draw: st.DrawFn, depth: int = 3) -> str:
     return f"<{tag} {' '.join(f'{name}={value!r}' for name, value in attributes.items())}>{inner}</{tag}>"
 
 
-@settings(derandomize=True, max_examples=80, deadline=None)
+@settings(derandomize=True, max_examples=scaled(80), deadline=None)
 @given(st.lists(elements(), max_size=3))
 def test_whatever_it_says_it_is_read(parts: list[str]) -> None:
     found = of(f"<domain type='kvm'><devices>{''.join(parts)}</devices>{''.join(parts)}</domain>")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
+from tests.scale import scaled
 from virtrng.config import Rate
 from virtrng.domain import rng, xml
 from virtrng.domain.rng import ALIAS, Address, RngDevice
@@ -53,7 +54,7 @@ def test_writing() -> None:
     )
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=scaled(100), deadline=None)
 @given(
     st.sampled_from(["/dev/random", "/dev/urandom", "/dev/hwrng"]),
     st.none() | st.builds(Rate, st.integers(1, 2**32 - 1), st.integers(1, 2**32 - 1)),

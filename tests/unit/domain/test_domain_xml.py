@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
+from tests.scale import scaled
 from virtrng.domain import xml
 from virtrng.errors import MalformedXml
 
@@ -137,7 +138,7 @@ TREES = st.recursive(
 )
 
 
-@settings(derandomize=True, max_examples=80, deadline=None)
+@settings(derandomize=True, max_examples=scaled(80), deadline=None)
 @given(st.lists(TREES, max_size=5))
 def test_adding_and_removing_loses_nothing_that_was_there(parts: list[str]) -> None:
     root = xml.parse(f"<domain><devices>{''.join(parts)}</devices></domain>".encode())
@@ -152,7 +153,7 @@ def test_adding_and_removing_loses_nothing_that_was_there(parts: list[str]) -> N
     assert re.sub(r"\s", "", "".join(devices.itertext())) == texts
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=scaled(200), deadline=None)
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_no_bytes_raise_anything_else(content: bytes) -> None:
     for text in (content, b"<domain>" + content + b"</domain>"):

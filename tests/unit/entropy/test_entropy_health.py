@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from virtrng.entropy.health import HealthTests
 
 NONE: frozenset[str] = frozenset()
@@ -176,7 +177,7 @@ pieces = st.one_of(
     calls=st.lists(st.integers(0, 300), max_size=12),
     claim=st.sampled_from([(1.0, 20), (1.0, 40), (0.8, 30), (0.5, 40), (0.2, 40)]),
 )
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=scaled(150), deadline=None)
 def test_it_is_the_same_as_bit_by_bit(stream: bytes, calls: list[int], claim: tuple[float, int]) -> None:
     fast = HealthTests(*claim)
     slow = BitByBit(fast.rct_cutoff, fast.apt_cutoff)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from tests.unit.feeder.blocks import BIASED, STUCK, clean
 from virtrng.entropy.fips140 import check
 from virtrng.entropy.health import HealthTests
@@ -136,7 +137,7 @@ def test_no_claim_is_no_credit(rig: Rig) -> None:
     assert [tested.assessed_bits for tested in rig.take(clean(0) + clean(1), claimed_bits=0)] == [0, 0]
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=scaled(60), deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 4000), st.integers(0, 8)), max_size=12))
 def test_however_it_arrives_blocks_are_whole_and_no_bit_is_made(pieces: list[tuple[int, int]]) -> None:
     stream = b"".join(clean(number) for number in range(24))

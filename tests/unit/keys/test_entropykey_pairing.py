@@ -24,7 +24,7 @@ from virtrng.keys.entropykey import EntropyKey
 from virtrng.keys.entropykey.exchange import Pairing
 from virtrng.keys.entropykey.frames import FrameType, binary_frame, text_frame
 from virtrng.keys.entropykey.session import RESET, ZERO_KEY, Session
-from virtrng.sim.entropykey import SERIAL, SimulatedTransport
+from virtrng.sim.entropykey import SERIAL, SimulatedTransport, seeded_noise
 from virtrng.sim.faults import Fault, FaultyEntropyKey
 
 MASTER_KEY = bytes(range(32))
@@ -45,9 +45,12 @@ class Rig:
             master_key=MASTER_KEY,
             now_s=self.clock(),
             remember=self.remembered.append,
+            device_entropy=seeded_noise(b"device"),
         )
         self.wire = Wire(SimulatedTransport(self.firmware, clock=self.clock, sleep=self.clock.sleep))
-        self.pairing = Pairing(self.wire, serial=expected, clock=self.clock)
+        self.pairing = Pairing(
+            self.wire, serial=expected, clock=self.clock, random_bytes=seeded_noise(b"host")
+        )
 
     def pair(self, master_key: bytes = MASTER_KEY) -> bytes:
         self.pairing.identify()
@@ -264,7 +267,7 @@ WRONG_MACS: dict[str, Callable[[bytes], bytes]] = {
     "lost": lambda _: b"",
     "wrong MAC": lambda frame: frame[:54] + (b"B" if frame[54:55] == b"A" else b"A") + frame[55:],
     "torn": lambda frame: frame[:40],
-    "other content": lambda frame: frame[:10] + b"x" + frame[11:],
+    "other content": lambda frame: frame[:10] + (b"y" if frame[10:11] == b"x" else b"x") + frame[11:],
 }
 
 

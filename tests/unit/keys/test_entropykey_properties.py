@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from virtrng.errors import WrongLongTermKey
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ edits = st.lists(
 # make_rig is a class, and knows nothing of earlier examples.
 @settings(
     derandomize=True,
-    max_examples=20,
+    max_examples=scaled(20),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

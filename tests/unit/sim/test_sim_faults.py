@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.scale import scaled
 from virtrng.errors import KeyFault, KeyLost, KeySelfStopped, KeySilent, KeyTrouble, WrongLongTermKey
 from virtrng.keys.entropykey import EntropyKey
 from virtrng.sim.entropykey import SERIAL, SimulatedTransport, seeded_noise
@@ -240,7 +241,7 @@ def test_by_chance_a_driver_finds_its_way(name: str) -> None:
     assert lost + bad > 10
 
 
-@pytest.mark.parametrize("seed", ["1", "2", "3"])
+@pytest.mark.parametrize("seed", [str(number) for number in range(1, scaled(3) + 1)])
 def test_all_of_them_at_once(seed: str) -> None:
     rig = Rig(*(f"{name}@2%" for name in FRAME_FAULTS), "stall@0.1%", "wrong-nonce-length@20%", seed=seed)
     with suppress(KeyFault, KeySilent, WrongLongTermKey):

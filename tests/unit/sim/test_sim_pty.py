@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from virtrng.errors import FileFailed, LinkTaken
+from virtrng.errors import FileFailed, PlaceTaken
 from virtrng.sim import pty
 
 PATIENCE_S = 60.0
@@ -149,7 +149,7 @@ def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path) -> None:
 def test_a_link_in_use_is_not_taken(tmp_path: Path) -> None:
     link = tmp_path / "key"
     with pty.terminal(link) as first:
-        with pytest.raises(LinkTaken, match=f"it leads to {first.name}"), pty.terminal(link):
+        with pytest.raises(PlaceTaken, match=f"it leads to {first.name}"), pty.terminal(link):
             pass
         assert os.readlink(link) == first.name
 
@@ -159,7 +159,7 @@ def test_what_is_no_link_is_left_alone(kind: str, tmp_path: Path) -> None:
     link = tmp_path / "key"
     link.write_text("mine") if kind == "file" else link.mkdir()
     said = "key is already there, and it is not a link of virtrng's"
-    with pytest.raises(LinkTaken, match=said), pty.terminal(link):
+    with pytest.raises(PlaceTaken, match=said), pty.terminal(link):
         pass
     assert not link.is_symlink()
 

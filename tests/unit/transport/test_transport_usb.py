@@ -10,6 +10,7 @@ import usb.core
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.scale import scaled
 from tests.unit.support import child_after
 from tests.unit.transport.usb_backend import (
     BULK,
@@ -293,7 +294,7 @@ def test_unplugged_it_is_closed_all_the_same(rig: Rig) -> None:
     assert not rig.backend.claimed
 
 
-@settings(derandomize=True, max_examples=30, deadline=None)
+@settings(derandomize=True, max_examples=scaled(30), deadline=None)
 @given(
     st.sampled_from(sorted(errno.errorcode)), st.sampled_from(["open", "claim", "detach", "read", "write"])
 )
