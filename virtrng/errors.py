@@ -391,9 +391,9 @@ class ForeignHook(VirtrngError):
 # --- simulated keys
 
 
-class LinkTaken(VirtrngError):
-    link: str
-    what: str
-    code = "link-taken"
-    sentence = "{0.link} is already there, and {0.what}"
-    hint = "choose another place; or remove it, if no simulated key is in use there"
+class PlaceTaken(VirtrngError):
+    place: str
+    why: str
+    code = "place-taken"
+    sentence = "{0.place} cannot hold a simulated key: {0.why}"
+    hint = "choose another place; or free that one, if no simulated key is in use there"

@@ -20,6 +20,7 @@ TREE = Path(__file__).resolve().parents[2]
 GUEST_TREE = "/opt/virtrng"
 GUEST_PYTHON = "/usr/bin/python3"
 GUEST_UDEVD = "/usr/lib/systemd/systemd-udevd"
+GUEST_USBIP = "/bin/usbip"
 # Before any of it: an ld.so.cache, in which find_library() looks libusb and libudev up, and udevd running.
 # What stays must not keep the console.
 PREPARE = f"/sbin/ldconfig && mkdir -p /run/udev && {GUEST_UDEVD} --daemon >/dev/null 2>&1"
@@ -42,6 +43,7 @@ def usb_payload() -> Files:
         _python()
         | _libraries()
         | _udevd()
+        | _with_libraries(unpacked("usbip") / "usr/sbin/usbip", GUEST_USBIP)
         | {f"{GUEST_TREE}/{path.relative_to(TREE)}": path for path in tree}
     )
 

@@ -30,6 +30,11 @@ NOBODY = "nobody:x:65534:65534:::"
 RNG_XML = "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>"
 KEYRING = "/run/keyring"
 PYTHON_M = f"cd {payload.GUEST_TREE} && exec {payload.GUEST_PYTHON} -m"
+# As `usbip` has it by default. With this seed the fourth frame unplugs the key: the second answer to a reset,
+# after the S! of being made and that of being plugged in.
+USBIP_PORT = 3240
+SEED = "40"
+UNPLUGS_ITSELF = f"--rate {SILENT_BYTES_PER_S} --fault unplug@50%"
 BOUND_TO_CDC_ACM = {"cdc_acm": ["1.0", "1.1"], "usbfs": [], "ttyACM0": True}
 CLAIMED = {"cdc_acm": [], "usbfs": ["1.0", "1.1"], "ttyACM0": False}
 
@@ -207,3 +212,58 @@ def test_a_key_that_is_unplugged_while_a_read_waits_is_lost(guest: LabGuest) -> 
         report = json.loads(guest.run(f"{PYTHON_M} tests.lab.usb_guest unplug-in-mid-read"))
     assert report["lost"] == f"{KEY} was lost while being read"
     assert "a running feeder finds it by itself" in report["remedy"]
+
+
+@contextmanager
+def exported(guest: LabGuest, options: str) -> Iterator[None]:
+    """Export a key over USB/IP on the guest's loopback, as a user would."""
+    # /var/run is where `usbip attach` notes what it attached.
+    guest.run("ip link set lo up && mkdir -p /var/run")
+    start(guest, "export", f"virtrng simulate entropykey --usbip {USBIP_PORT} --seed {SEED} {options}")
+    try:
+        wait_until(guest, "grep -q 'Ctrl-C' /run/export.log", "'virtrng simulate' to listen")
+        yield
+    finally:
+        guest.try_run("kill -TERM $(cat /run/export.pid)")
+        wait_until_ended(guest, "export")
+        wait_until(guest, f"grep -q '^hs  0000 004 ' {usb_key.VHCI}/status", "the port to be free")
+        sys.stdout.write(guest.run("tail -n 20 /run/*.log; dmesg | tail -n 20"))
+
+
+def attach(guest: LabGuest) -> None:
+    guest.run("usbip attach --remote 127.0.0.1 --busid 1-1")
+    wait_until(guest, "[ -e /sys/class/tty/ttyACM0 ]", "cdc_acm to bind the key")
+
+
+def test_the_usbip_tool_plugs_in_the_key_that_simulate_exports(guest: LabGuest) -> None:
+    with exported(guest, f"--rate {RATE_BYTES_PER_S}"):
+        listed = guest.run("usbip list --remote 127.0.0.1")
+        attach(guest)
+        report = json.loads(guest.run(f"{PYTHON_M} tests.lab.usb_guest read {2 * BLOCK_BYTES} {SEED}"))
+        taken = guest.run("usbip list --remote 127.0.0.1 2>&1")
+        (found,) = json.loads(virtrng(guest, "keys --json").output)["keys"]
+    assert "1-1: unknown vendor : unknown product (20df:0001)" in listed
+    assert "20df:0001" not in taken
+    assert (found["serial"], found["simulated"]) == (SERIAL, True)
+    assert found["manufacturer"] == "Simtec Electronics, simulated by virtrng"
+    assert report.pop("read_bytes") >= 2 * BLOCK_BYTES
+    assert report == {
+        "before": BOUND_TO_CDC_ACM,
+        "held": CLAIMED,
+        "after": BOUND_TO_CDC_ACM,
+        "simulated": True,
+        "is_what_was_encrypted": True,
+        "frames_bad": 0,
+    }
+    assert bound(guest) == {"cdc_acm": [], "usbfs": [], "ttyACM0": False}
+
+
+def test_a_fault_unplugs_the_key_and_its_export_is_over(guest: LabGuest) -> None:
+    with exported(guest, UNPLUGS_ITSELF):
+        attach(guest)
+        report = json.loads(guest.run(f"{PYTHON_M} tests.lab.usb_guest reset-until-lost"))
+        wait_until_ended(guest, "export")
+        again = guest.try_run("usbip attach --remote 127.0.0.1 --busid 1-1")
+    assert report == {"lost": KEY, "answers": 1}  # that of being plugged in
+    assert again.status != 0
+    assert bound(guest) == {"cdc_acm": [], "usbfs": [], "ttyACM0": False}

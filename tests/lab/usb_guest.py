@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What test_usb runs inside its guest, on the host's end of the bus: `python3 -m tests.lab.usb_guest VERB`.
 
-read BYTES          read noise through UsbTransport and the driver
+read BYTES [SEED]   read noise through UsbTransport and the driver, of 'virtrng simulate' if a seed is given
 unplug-in-mid-read  lose a key while a read waits
+reset-until-lost    reset a key until it is gone
 
 Each prints a JSON document. The key's end is tests.lab.usb_key.
 """
@@ -17,7 +18,8 @@ from tests.lab.usb_key import LONG_TERM_KEY, NOISE_SEED, PORT, VHCI
 from virtrng.errors import KeyLost
 from virtrng.keys import find
 from virtrng.keys.entropykey import ENTROPY_KEY, EntropyKey
-from virtrng.sim.entropykey import SERIAL, seeded_noise
+from virtrng.keys.entropykey.session import RESET
+from virtrng.sim.entropykey import SERIAL, derived, seeded_noise
 from virtrng.transport import scan
 from virtrng.transport.usb import UsbTransport
 
@@ -42,11 +44,10 @@ def bound() -> dict[str, object]:
     return {**by_driver, "ttyACM0": Path("/sys/class/tty/ttyACM0").exists()}
 
 
-def read(wanted_bytes: int) -> dict[str, object]:
+def read(wanted_bytes: int, seed: str = "") -> dict[str, object]:
+    secret = derived(seed, "long-term key") if seed else LONG_TERM_KEY
     before = bound()
-    key = EntropyKey(
-        transport_to_the_key(), lambda _serial: LONG_TERM_KEY, min_entropy=ENTROPY_KEY.min_entropy
-    )
+    key = EntropyKey(transport_to_the_key(), lambda _serial: secret, min_entropy=ENTROPY_KEY.min_entropy)
     noise = bytearray()
     try:
         key.start()
@@ -56,7 +57,7 @@ def read(wanted_bytes: int) -> dict[str, object]:
                 noise += more.data
     finally:
         key.close()
-    encrypt = seeded_noise(NOISE_SEED)
+    encrypt = seeded_noise(derived(seed, "noise") if seed else NOISE_SEED)
     encrypted = b"".join(encrypt(32) for _ in range(4 * wanted_bytes // 32))
     return {
         "before": before,
@@ -101,8 +102,24 @@ def unplug_in_mid_read() -> dict[str, object]:
         transport.close()
 
 
+def reset_until_lost() -> dict[str, object]:
+    transport = transport_to_the_key()
+    answers = 0
+    try:
+        while True:
+            transport.write(RESET, FOR_EVER_MS)
+            answers += bool(transport.read(FRAME_BYTES, FOR_EVER_MS))
+    except KeyLost as lost:
+        return {"lost": lost.key, "answers": answers}
+    finally:
+        transport.close()
+
+
 def main(verb: str, *words: str) -> None:
-    report = read(int(words[0])) if verb == "read" else unplug_in_mid_read()
+    if verb == "read":
+        report = read(int(words[0]), *words[1:])
+    else:
+        report = unplug_in_mid_read() if verb == "unplug-in-mid-read" else reset_until_lost()
     sys.stdout.write(json.dumps(report))
 
 

@@ -9,28 +9,29 @@ import sys
 import time
 from pathlib import Path
 
-from tests.lab.usbip import UsbipServer
 from virtrng.sim.entropykey import SimulatedEntropyKey, seeded_noise
+from virtrng.sim.usbip import DEVID, FULL_SPEED, Server
 
 LONG_TERM_KEY = bytes(range(32))
 NOISE_SEED = b"what the simulated key encrypts."
-# vhci_hcd's ports for full and high speed come first; devid is its other end's affair: bus 1, device 1.
+# vhci_hcd's ports for full and high speed come first.
 VHCI = "/sys/devices/platform/vhci_hcd.0"
-PORT, DEVID, FULL_SPEED = 0, 0x10001, 2
+PORT = 0
 
 
 def main(rate_bytes_per_s: float) -> None:
     ours, kernels = socket.socketpair()
-    with ours:
-        with kernels:
-            Path(VHCI, "attach").write_text(f"{PORT} {kernels.fileno()} {DEVID} {FULL_SPEED}")
-        firmware = SimulatedEntropyKey(
-            long_term_key=LONG_TERM_KEY,
-            now_s=time.monotonic(),
-            rate_bytes_per_s=rate_bytes_per_s,
-            noise=seeded_noise(NOISE_SEED),
-        )
-        UsbipServer(ours, firmware).serve()
+    with kernels:
+        Path(VHCI, "attach").write_text(f"{PORT} {kernels.fileno()} {DEVID} {FULL_SPEED}")
+    firmware = SimulatedEntropyKey(
+        long_term_key=LONG_TERM_KEY,
+        now_s=time.monotonic(),
+        rate_bytes_per_s=rate_bytes_per_s,
+        noise=seeded_noise(NOISE_SEED),
+    )
+    server = Server(firmware)
+    server.plug_into(ours)
+    server.serve()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +19,15 @@ from virtrng.cli import output
 from virtrng.errors import BadMasterKey, ExitCode, FileFailed, NoLongTermKey
 from virtrng.keys.entropykey import keyring, pairing
 from virtrng.keys.entropykey.session import SERIAL_BYTES, urandom
-from virtrng.sim import faults, pty
+from virtrng.sim import faults, pty, usbip
 from virtrng.sim.entropykey import RATE_BYTES_PER_S, SERIAL, derived, master_key_card, seeded_noise
 from virtrng.sim.faults import Fault, FaultyEntropyKey
+from virtrng.sim.firmware import Firmware
 
 # That of the vectors in docs/protocol/entropy-key.md.
 MASTER_KEY = bytes(range(32))
 RATE_MAX_BYTES_PER_S = 10_000_000.0
+PORT_MAX = 65_535
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
@@ -32,8 +35,7 @@ _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("kind", metavar="KIND", choices=("entropykey",), help="entropykey")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--pty", metavar="LINK", type=Path, help="on a pseudo-terminal, which LINK leads to")
+    _add_places(parser.add_mutually_exclusive_group(required=True))
     parser.add_argument(
         "--serial", metavar="SERIAL", type=_serial, default=SERIAL, help=f"16 characters; default: {SERIAL}"
     )
@@ -65,13 +67,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _fault_table()
 
 
+def _add_places(where: argparse._MutuallyExclusiveGroup) -> None:
+    where.add_argument("--pty", metavar="LINK", type=Path, help="on a pseudo-terminal, which LINK leads to")
+    where.add_argument(
+        "--usbip",
+        metavar="PORT",
+        type=_port,
+        help=f"on USB, for 'usbip attach': a server on {usbip.HOST}, on any free port if that is 0",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Be a key until told to stop, or unplugged by a fault."""
     if arguments.seed is None:
         arguments.seed = urandom(8).hex()
     master_key = _master_key(arguments.master_key_file)
     long_term_key = _long_term_key(arguments)
-    with _stop() as stop, pty.terminal(arguments.pty) as at:
+    with _stop() as stop, _place(arguments) as place:
         firmware = FaultyEntropyKey(
             arguments.fault,
             seed=arguments.seed,
@@ -84,9 +96,45 @@ def run(arguments: argparse.Namespace) -> int:
             device_entropy=seeded_noise(derived(arguments.seed, "device entropy")),
             remember=partial(_remember, arguments),
         )
-        _introduce(arguments, at, master_key, long_term_key)
-        pty.serve(firmware, at, stop)
+        _introduce(arguments, place, master_key, long_term_key)
+        place.serve(firmware, stop)
     return ExitCode.DONE
+
+
+# --- where it is
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What is told of the place, how other commands name the key there, how it is served."""
+
+    told: dict[str, str | int]
+    key: str
+    first: str  # what its user does before all else
+    serve: Callable[[Firmware, int], None]
+
+
+@contextmanager
+def _place(arguments: argparse.Namespace) -> Iterator[_Place]:
+    """Give the place that is asked for, until the block ends."""
+    if arguments.usbip is not None:
+        with usbip.listening(arguments.usbip) as listener:
+            port = listener.getsockname()[1]
+            told: dict[str, str | int] = {"host": usbip.HOST, "port": port, "busid": usbip.BUSID}
+            attach = f"usbip --tcp-port {port} attach --remote {usbip.HOST} --busid {usbip.BUSID}"
+            first = f"plug it in: {attach}   (after modprobe vhci-hcd, as root)"
+            yield _Place(
+                told, arguments.serial, first, lambda key, stop: usbip.Server(key).serve(listener, stop)
+            )
+        return
+    with pty.terminal(arguments.pty) as at:
+        link = str(at.link.absolute())
+        yield _Place(
+            {"link": link, "terminal": at.name},
+            f"{arguments.kind}:{link}",
+            "",
+            lambda key, stop: pty.serve(key, at, stop),
+        )
 
 
 # --- what is asked for
@@ -99,6 +147,12 @@ def _serial(text: str) -> str:
     except (ValueError, binascii.Error):
         pass
     raise argparse.ArgumentTypeError(f"'{text}' is not a serial: it must be 16 base64 characters")
+
+
+def _port(text: str) -> int:
+    if re.fullmatch(r"\d{1,5}", text, re.ASCII) and int(text) <= PORT_MAX:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a port: it must be a number from 0 to {PORT_MAX}")
 
 
 def _rate(text: str) -> float:
@@ -156,15 +210,11 @@ def _keyring_line(serial: str, long_term_key: bytes) -> str:
 # --- what is told
 
 
-def _introduce(
-    arguments: argparse.Namespace, at: pty.Terminal, master_key: bytes, long_term_key: bytes
-) -> None:
-    link = str(at.link.absolute())
+def _introduce(arguments: argparse.Namespace, place: _Place, master_key: bytes, long_term_key: bytes) -> None:
     told = {
         "kind": arguments.kind,
         "serial": arguments.serial,
-        "link": link,
-        "terminal": at.name,
+        **place.told,
         "master_key": master_key_card(master_key),
         "keyring_line": _keyring_line(arguments.serial, long_term_key),
         "rate_bytes_per_s": arguments.rate,
@@ -174,9 +224,11 @@ def _introduce(
         output.document({**told, "simulated": True, "faults": [one.name for one in arguments.fault]})
         return
     output.line("a simulated Entropy Key: what it sends is not random, and nothing here is secret")
-    for name in ("serial", "link", "terminal", "master_key", "keyring_line", "seed"):
+    for name in ("serial", *place.told, "master_key", "keyring_line", "seed"):
         output.line(f"  {name.replace('_', ' '):<14}{told[name]}")
-    key = shlex.quote(f"{arguments.kind}:{link}")
+    if place.first:
+        output.line(place.first)
+    key = shlex.quote(place.key)
     output.line(f"pair it: virtrng keys pair {key}   (with the master key above)")
     output.line(f"read it: virtrng feed --key {key}   (paired, or with the line above in its keyring)")
     output.line("Ctrl-C unplugs it")

@@ -15,7 +15,6 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from virtrng.errors import KeyLost
 from virtrng.keys.entropykey.frames import (
@@ -38,6 +37,7 @@ from virtrng.keys.entropykey.session import (
     urandom,
 )
 from virtrng.keys.entropykey.telemetry import HEALTHY
+from virtrng.sim.firmware import Firmware
 
 SERIAL = "SIMULATED+KEY/01"
 
@@ -79,37 +79,6 @@ def master_key_card(master_key: bytes) -> str:
 def derived(seed: str, purpose: str) -> bytes:
     """Return 32 bytes that depend on both, for seeded_noise or as a secret of a simulated key."""
     return hashlib.sha256(f"{purpose}: {seed}".encode()).digest()
-
-
-class Firmware(Protocol):
-    """What a simulated key is to those who serve it; seconds are of whatever clock serves it."""
-
-    @property
-    def serial(self) -> str:
-        """The serial that it is sold under."""
-        ...
-
-    @property
-    def next_due_s(self) -> float:
-        """When it will next do something by itself."""
-        ...
-
-    @property
-    def unplugged(self) -> bool:
-        """Whether it has gone: then nothing comes of it, nor of what is sent to it."""
-        ...
-
-    def advance(self, now_s: float) -> None:
-        """Do whatever is due up to `now_s`."""
-        ...
-
-    def take(self, size: int) -> bytes:
-        """Return up to `size` of the bytes that wait for the host."""
-        ...
-
-    def receive(self, packet: bytes) -> None:
-        """Take one packet of the host's."""
-        ...
 
 
 class SimulatedEntropyKey:
@@ -162,6 +131,12 @@ class SimulatedEntropyKey:
     def unplugged(self) -> bool:
         """Whether it has gone; this one stays."""
         return False
+
+    def plug_in(self, now_s: float) -> None:
+        """Begin anew, as a key that gets power; it still knows its long-term key."""
+        self._next_block_s = now_s + self._block_s
+        self._due.clear()
+        self._reset()
 
     def advance(self, now_s: float) -> None:
         """Do whatever is due up to `now_s`; blocks that find the buffer full are lost."""

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtrng.errors import FileFailed, LinkTaken
-from virtrng.sim.entropykey import Firmware
+from virtrng.errors import FileFailed, PlaceTaken
+from virtrng.sim.firmware import Firmware
 
 # A full-speed bulk packet: what the host writes at once arrives in such pieces.
 PACKET_BYTES = 64
@@ -41,7 +41,7 @@ def terminal(link: Path) -> Iterator[Terminal]:
     """Give a pseudo-terminal, raw and without echo, that `link` leads to until the block ends.
 
     The link appears when all else is ready, and only where nothing is, or a link
-    that leads nowhere: raises LinkTaken, else FileFailed. When the block ends
+    that leads nowhere: raises PlaceTaken, else FileFailed. When the block ends
     whoever has the terminal open sees it hang up.
     """
     try:
@@ -119,9 +119,9 @@ def _link(name: str, link: Path) -> None:
         os.symlink(name, link)
     except FileExistsError:
         if not link.is_symlink():
-            raise LinkTaken(str(link), "it is not a link of virtrng's") from None
+            raise PlaceTaken(str(link), "it is not a link of virtrng's") from None
         if link.exists():
-            raise LinkTaken(str(link), f"it leads to {os.readlink(link)}") from None
+            raise PlaceTaken(str(link), f"it leads to {os.readlink(link)}") from None
         _replace(name, link)
     except OSError as error:
         raise FileFailed(str(link), "create", error.strerror or str(error)) from error

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -19,9 +20,10 @@ import pytest
 
 from tests.unit.support import ROOT
 from virtrng import cli
-from virtrng.errors import BadKeyring, BadMasterKey, FileFailed, LinkTaken
+from virtrng.errors import BadKeyring, BadMasterKey, FileFailed, PlaceTaken
 from virtrng.keys.entropykey import keyring
 from virtrng.keys.entropykey.frames import FrameReader, FrameType
+from virtrng.sim import usbip
 from virtrng.sim.entropykey import SERIAL, master_key_card
 from virtrng.sim.faults import FAULTS
 
@@ -39,16 +41,16 @@ class Running:
 
 
 @contextmanager
-def running(link: Path, *options: str) -> Iterator[Running]:
-    """Start it; it is gone when the block ends, whatever happened."""
+def running(link: Path | None, *options: str) -> Iterator[Running]:
+    """Start it, over USB/IP without a link; it is gone when the block ends, whatever happened."""
+    place = ["--usbip", "0"] if link is None else ["--pty", str(link)]
     words = [
         sys.executable,
         "-m",
         "virtrng",
         "simulate",
         "entropykey",
-        "--pty",
-        str(link),
+        *place,
         "--json",
         *options,
     ]
@@ -141,6 +143,28 @@ def test_an_unplugged_one_ends_by_itself(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_over_usbip_it_is_a_key_until_it_is_told_to_end(number: signal.Signals) -> None:
+    with running(None, "--serial", VECTOR_SERIAL, "--seed", "s") as key:
+        told = key.told
+        assert (told["host"], told["busid"], told["serial"]) == ("127.0.0.1", "1-1", VECTOR_SERIAL)
+        with socket.create_connection((told["host"], told["port"]), PATIENCE_S) as importer:
+            importer.sendall(bytes.fromhex("0111800300000000") + b"1-1".ljust(32, b"\0"))
+            assert importer.recv(320, socket.MSG_WAITALL)[:8] == bytes.fromhex("0111000300000000")
+            key.process.send_signal(number)
+            assert key.process.communicate() == ("", "")
+            assert key.process.returncode == 0
+            assert importer.recv(1) == b""
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((told["host"], told["port"]))
+
+
+def test_over_usbip_an_unplugged_one_ends_by_itself() -> None:
+    with running(None, "--fault", "unplug@0.01") as key:
+        assert key.process.communicate() == ("", "")
+        assert key.process.returncode == 0
+
+
 # --- in this process
 
 
@@ -160,6 +184,23 @@ def test_what_it_tells_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     commands = [f"virtrng keys pair 'entropykey:{link}'", f"virtrng feed --key 'entropykey:{link}'"]
     for part in (SERIAL, str(link), card, "/dev/pts/", "Ctrl-C", *commands):
         assert part in out
+
+
+def test_what_it_tells_people_over_usbip(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "--usbip", "0", "--seed", "s")
+    assert (code, err) == (0, "")
+    port = out.split("port")[1].split()[0]
+    attach = f"usbip --tcp-port {port} attach --remote 127.0.0.1 --busid 1-1"
+    for part in (SERIAL, attach, "vhci-hcd", f"virtrng keys pair {SERIAL}", "Ctrl-C"):
+        assert part in out
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with usbip.listening(0) as listener:
+        port = listener.getsockname()[1]
+        code, out, err = run(capsys, "--usbip", str(port))
+    assert (code, out) == (1, "")
+    assert f"127.0.0.1:{port} cannot hold a simulated key: Address already in use\n" in err
 
 
 def test_without_a_seed_it_tells_one_that_is_never_the_same(
@@ -213,7 +254,7 @@ def test_other_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     memory.chmod(0o600)
     file = ["--pty", tmp_path / "key", "--long-term-key-file"]
     for words, kind in (
-        (["--pty", memory], LinkTaken),
+        (["--pty", memory], PlaceTaken),
         (["--pty", tmp_path / "key", "--master-key-file", tmp_path / "none"], FileFailed),
         ([*file, memory], BadKeyring),
         ([*file, tmp_path / "memory" / "none"], FileFailed),
@@ -249,12 +290,20 @@ def test_help_lists_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 100
 
 
+def test_the_manual_page_has_the_same_faults() -> None:
+    page = (ROOT / "docs" / "virtrng.8").read_text().replace("\\-", "-")
+    assert [name for name, help_ in FAULTS.items() if f"\n{name}\t{help_}\n" not in page] == []
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "the following arguments are required: KIND"),
         (["chaoskey", "--pty", "x"], "argument KIND: invalid choice: 'chaoskey'"),
-        (["entropykey"], "one of the arguments --pty is required"),
+        (["entropykey"], "one of the arguments --pty --usbip is required"),
+        (["entropykey", "--pty", "x", "--usbip", "0"], "argument --usbip: not allowed with argument --pty"),
+        (["entropykey", "--usbip", "65536"], "'65536' is not a port: it must be a number from 0 to 65535"),
+        (["entropykey", "--usbip", "-1"], "'-1' is not a port"),
         (["entropykey", "--pty", "x", "--rate", "0"], "'0' is not a number of bytes a second, more than 0"),
         (["entropykey", "--pty", "x", "--rate", "nan"], "'nan' is not a number of bytes a second"),
         (["entropykey", "--pty", "x", "--rate", "1e3"], "'1e3' is not a number of bytes a second"),

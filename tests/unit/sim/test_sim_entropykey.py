@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from virtrng.errors import KeyLost
+from virtrng.keys.entropykey import EntropyKey
 from virtrng.keys.entropykey.frames import FrameReader, FrameType
 from virtrng.keys.entropykey.session import ZERO_KEY, Session
 from virtrng.sim.entropykey import (
@@ -320,3 +321,18 @@ def test_every_frame_is_well_formed_and_verifies() -> None:
     items = FrameReader().feed(b"".join(split(key.take(1000)) + blocks(key, 20)))
     zero = Session(base64.b64decode(REAL_SERIAL), ZERO_KEY)
     assert all(item and item.type is not FrameType.UNKNOWN and zero.verifies(item) for item in items)
+
+
+def test_plugged_in_again_it_begins_anew_but_knows_its_long_term_key() -> None:
+    clock = Clock()
+    transport, long_term_key = simulated(clock=clock, sleep=clock.sleep)
+    firmware = transport._firmware
+    clock.sleep(100.0)
+    firmware.advance(clock())
+    firmware.plug_in(clock())
+    assert firmware.take(1000)[2:4] == b"S!"
+    assert firmware.take(1000) == b""
+    assert firmware.next_due_s == clock() + BLOCK_S
+    key = EntropyKey(transport, lambda _: long_term_key, min_entropy=0.5, clock=clock)
+    key.start()
+    assert key.read(10_000) is not None

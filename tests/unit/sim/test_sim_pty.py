@@ -24,6 +24,9 @@ class Firmware:
     next_due_s = 1e9
     unplugged = False
 
+    def plug_in(self, now_s: float) -> None:
+        raise AssertionError(now_s)
+
     def advance(self, now_s: float) -> None:
         pass
 
@@ -158,7 +161,7 @@ def test_a_link_in_use_is_not_taken(tmp_path: Path) -> None:
 def test_what_is_no_link_is_left_alone(kind: str, tmp_path: Path) -> None:
     link = tmp_path / "key"
     link.write_text("mine") if kind == "file" else link.mkdir()
-    said = "key is already there, and it is not a link of virtrng's"
+    said = "key cannot hold a simulated key: it is not a link of virtrng's"
     with pytest.raises(PlaceTaken, match=said), pty.terminal(link):
         pass
     assert not link.is_symlink()

@@ -12,7 +12,8 @@ from pathlib import Path
 from virtrng.errors import FileFailed
 from virtrng.keys.entropykey import EntropyKey
 from virtrng.sim import pty
-from virtrng.sim.entropykey import SERIAL, Firmware, SimulatedEntropyKey, seeded_noise
+from virtrng.sim.entropykey import SERIAL, SimulatedEntropyKey, seeded_noise
+from virtrng.sim.firmware import Firmware
 from virtrng.transport.base import Transport
 
 LONG_TERM_KEY = bytes(range(100, 132))
