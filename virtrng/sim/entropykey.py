@@ -270,8 +270,10 @@ class SimulatedEntropyKey:
     def _block(self) -> None:
         """Do what a finished block of 20000 bits brings about."""
         failed = self._badness != HEALTHY
-        if failed or self._blocks_since_reset % _BLOCKS_PER_INFORMATION == 0:
-            self._information(self._blocks_since_reset // _BLOCKS_PER_INFORMATION)
+        blocks_a_turn = _BLOCKS_PER_INFORMATION * self._blocks_per_request
+        turn, blocks_after = divmod(self._blocks_since_reset, blocks_a_turn)
+        if failed or blocks_after == 0:
+            self._information(turn)
         self._blocks_since_reset += 1
         if failed:
             return

@@ -199,6 +199,32 @@ def test_attaching_in_mid_session_costs_one_reset(rig: "Rig") -> None:
     assert rig.key.counters.frames_bad <= 1  # half a frame, on which the reading began
 
 
+@pytest.mark.parametrize("plugged_in_s", [1, 3, 8, 60])
+def test_what_a_key_said_before_we_came_costs_nothing(rig: "Rig", plugged_in_s: int) -> None:
+    """Its S! and a k> a block wait unread: that S! is not the answer to ^C, and those k> ask for nothing."""
+    rig.clock.sleep(plugged_in_s)
+    rig.firmware.advance(rig.clock())
+    rig.key.start()
+    assert rig.collect(320) == b"".join(rig.encrypted[:10])
+    assert [each[:1] for each in rig.wire.written] == [RESET, b"K"]
+    assert rig.key.counters.frames_bad == 0
+
+
+def test_what_another_host_asked_for_before_it_was_killed_costs_nothing(rig: "Rig") -> None:
+    """Its S! and its K! wait unread, and verify as ours would."""
+    rig.firmware.receive(RESET)
+    rig.firmware.receive(b"KAAAAALCxsrO0tba3.")
+    rig.key.start()
+    assert rig.collect(320) == b"".join(rig.encrypted[:10])
+    assert [each[:1] for each in rig.wire.written] == [RESET, b"K"]
+
+
+def test_a_key_that_never_falls_silent_is_asked_all_the_same(rig: "Rig") -> None:
+    rig.wire.tamper = lambda frame: frame + b"x" * 64
+    rig.key.start()
+    assert rig.collect(320) == b"".join(rig.encrypted[:10])
+
+
 def test_a_forged_serial_number_frame_is_not_believed(rig: "Rig") -> None:
     forged = Session(bytes(12), ZERO_KEY).frame(binary_frame(FrameType.SERIAL_NUMBER, 0, b"another one!"))
     short = Session(bytes(12), ZERO_KEY).frame(binary_frame(FrameType.SERIAL_NUMBER, 0, bytes(11)))

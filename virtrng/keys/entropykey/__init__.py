@@ -15,8 +15,9 @@ from pathlib import Path
 
 from virtrng.entropy.params import WHITENED_MIN_ENTROPY
 from virtrng.keys.base import KeyKind, UsbMatch
-from virtrng.keys.entropykey.driver import Counters, EntropyKey
+from virtrng.keys.entropykey.driver import EntropyKey
 from virtrng.keys.entropykey.keyring import long_term_key
+from virtrng.keys.entropykey.telemetry import Counters
 from virtrng.transport.base import Transport
 
 __all__ = ["ENTROPY_KEY", "Counters", "EntropyKey", "open_key"]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The Entropy Key's driver: the host's end of its protocol, on top of any transport.
 
-    ^C ─► INIT ── S! / K ─► SESSION_SENT ── K! ─► KEYED_FIRST ── any verified frame ─► KEYED
-                                 ▲                                                       │
-                                 └───────────────── k>, or E! 4095 / K ──────────────────┘
+    ^C ─► INIT ── S! ─► SETTLING ── quiet / K ─► SESSION_SENT ── K! ─► KEYED_FIRST ── any verified ─► KEYED
+                                                      ▲                                                │
+                                                      └────────────── k>, or E! 4095 / K ──────────────┘
 
-The states have the names of ekeyd's. Where this driver differs: it asks first
+The states have the names of ekeyd's, but SETTLING. Where this driver differs: it asks first
 instead of waiting for a frame, verifies the S! itself, refuses replayed E
 frames, and drops a bad frame instead of resetting the key for each.
 
@@ -19,7 +19,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from virtrng.errors import KeyFault, KeySelfStopped, KeySilent, KeyTrouble, WrongLongTermKey
@@ -36,7 +35,7 @@ from virtrng.keys.entropykey.session import (
     session_key,
     urandom,
 )
-from virtrng.keys.entropykey.telemetry import HEALTHY, Telemetry, meaning
+from virtrng.keys.entropykey.telemetry import HEALTHY, Counters, Telemetry, meaning
 from virtrng.transport.base import Transport
 
 _log = logging.getLogger(__name__)
@@ -45,6 +44,8 @@ PROTOCOL_VERSION = 0
 NONCE_RANDOM_BYTES = 8  # after a count of 4; ekeyd's host/nonce.c
 
 PATIENCE_S = 2.0  # without one good frame; a block of 78 comes every 0.62 s
+# What waited in the key before ^C comes at once, and a k> that belongs to the new state after a block's time.
+QUIET_S = 0.25
 RESETS_MAX = 5  # in a row, without one good E frame between them
 BAD_FRAMES_MAX = 8  # in a row
 FIRST_FAILURES_MAX = 2  # first frames after K! that fail their MAC, in a row
@@ -58,25 +59,14 @@ WRITE_TIMEOUT_MS = 1000  # 18 bytes on an idle full-speed bus take far less than
 
 class _State(Enum):
     INIT = auto()  # ^C is sent, S! awaited
+    SETTLING = auto()  # S! is there, perhaps one from before ^C: K waits until nothing more comes
     SESSION_SENT = auto()  # K is sent, K! awaited
     KEYED_FIRST = auto()  # K! is there; no frame has verified under its key yet
     KEYED = auto()
     FAILED = auto()  # B> was seen, its reason is awaited
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What one driver has seen since it was made.
-
-    `resets` counts every ^C, that of start() included; `sessions` every K!.
-    The telemetry is what the key said since start().
-    """
-
-    frames_ok: int
-    frames_bad: int
-    resets: int
-    sessions: int
-    telemetry: Telemetry
+_BEFORE_SESSION = (_State.INIT, _State.SETTLING)
 
 
 class EntropyKey:
@@ -130,6 +120,7 @@ class EntropyKey:
         self._resets_in_row = 0
         self._resets_since_s = self._mark_s = self._clock()
         self._heard_in_row = False
+        self._quiet_s = 0.0
         self._enter(_State.INIT)
 
     @property
@@ -157,7 +148,7 @@ class EntropyKey:
         self._begin_anew()
         with self._remembering_trouble():
             self._reset("start")
-            while self._state is _State.INIT:
+            while self._state in _BEFORE_SESSION:
                 self._step(math.inf)
 
     def read(self, timeout_ms: int) -> Noise | None:
@@ -202,15 +193,20 @@ class EntropyKey:
         """Do what one read of the transport asks for, and return the noise in it."""
         patience_s = REASON_PATIENCE_S if self._state is _State.FAILED else PATIENCE_S
         wait_s = min(until_s - self._mark_s, patience_s - self._waited_s)
+        if self._state is _State.SETTLING:
+            wait_s = min(wait_s, QUIET_S - self._quiet_s)
         # NB: 1 ms at least, for 0 means for ever to libusb.
         arrived = self._transport.read(self._read_bytes, max(1, math.ceil(wait_s * 1000)))
         # Only time that somebody spent waiting counts: a feeder may well pause for longer.
         now_s = self._clock()
         self._waited_s += now_s - self._mark_s
+        self._quiet_s = 0.0 if arrived else self._quiet_s + now_s - self._mark_s
         self._mark_s = now_s
         batch = self._reader.feed(arrived)
         noise = b"".join([self._take(item, batch) for item in batch])
-        if self._waited_s >= patience_s:
+        if self._state is _State.SETTLING and max(self._quiet_s / QUIET_S, self._waited_s / patience_s) >= 1:
+            self._ask_for_session()
+        elif self._waited_s >= patience_s:
             self._lose_patience()
         return noise
 
@@ -221,7 +217,7 @@ class EntropyKey:
 
     def _take(self, item: Frame | None, batch: Sequence[Frame | None]) -> bytes:
         """Return the noise in one item of a read's batch, empty for all but a new E frame."""
-        if self._state is _State.INIT:
+        if self._state in _BEFORE_SESSION:
             self._await_serial_number(item)
             return b""
         if item is None or not self._session.verifies(item, batch):
@@ -281,14 +277,17 @@ class EntropyKey:
     def _count_bad(self) -> None:
         self._frames_bad += 1
         self._bad_in_row += 1
-        if self._bad_in_row >= BAD_FRAMES_MAX and self._state not in (_State.INIT, _State.FAILED):
+        if self._bad_in_row >= BAD_FRAMES_MAX and self._state is not _State.FAILED:
             self._reset("8 bad frames in a row")
 
     # --- one frame each
 
     def _await_serial_number(self, item: Frame | None) -> None:
-        """Begin a session if this is the S! that answers ^C; all others belong to nobody's session."""
+        """Learn the serial if this is an S!, the last of which answers ^C; no other frame counts yet."""
         if item is not None and item.type is not FrameType.SERIAL_NUMBER:
+            settling = self._state is _State.SETTLING
+            if settling and item.type is FrameType.INFORMATION and self._session.verifies(item):
+                self._information(item)
             return
         if item is None or len(item.binary) != SERIAL_BYTES:
             self._frames_bad += 1
@@ -303,7 +302,8 @@ class EntropyKey:
         self._session = self._previous = session
         if not self._long_term_key:
             self._long_term_key = self._look_up(self._serial)
-        self._ask_for_session()
+        if self._state is _State.INIT:
+            self._enter(_State.SETTLING)
 
     def _check_identity(self, frame: Frame) -> None:
         serial = base64.b64encode(frame.binary).decode("ascii")

@@ -170,3 +170,18 @@ def _with_rate(telemetry: Telemetry, now_s: float | None) -> Telemetry:
 def _estimates(figures: str) -> Estimates | None:
     numbers = figures.rstrip(":").split(":")
     return Estimates(*map(int, numbers)) if all(map(_NUMBER.fullmatch, numbers)) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one driver has seen since it was made.
+
+    `resets` counts every ^C, that of start() included; `sessions` every K!.
+    The telemetry is what the key said since start().
+    """
+
+    frames_ok: int
+    frames_bad: int
+    resets: int
+    sessions: int
+    telemetry: Telemetry
