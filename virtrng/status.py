@@ -64,6 +64,7 @@ class FeederStatus:
     pid: int
     keys: tuple[KeyStatus, ...]
     kernel: KernelStatus
+    waiting: str | None = None  # why no key is in use, while none is
     version: int = VERSION
 
     def seed_age_s(self, boottime_s: float) -> float | None:
@@ -99,6 +100,7 @@ def read(run_dir: Path) -> FeederStatus | None:
             pid=int(document["pid"]),
             keys=tuple(_known(KeyStatus, entry) for entry in document["keys"]),
             kernel=_known(KernelStatus, document["kernel"]),
+            waiting=None if document.get("waiting") is None else str(document["waiting"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadStatus(str(path), f"not a feeder's status: {error}") from error

@@ -191,16 +191,19 @@ def test_a_key_is_listed_and_refused_to_someone_who_may_not_open_it(key: LabGues
     listed = virtrng_as_nobody(key, "keys --json")
     assert listed.status == 0
     (found,) = json.loads(listed.output)["keys"]
-    assert found.items() >= {
-        "kind": "entropykey",
-        "serial": SERIAL,
-        "product": "Entropy Key",
-        "manufacturer": "Simtec Electronics, simulated by virtrng",
-        "simulated": True,
-        "node": found["node"],
-        "holder": None,
-        "state": "key-denied",
-    }.items()
+    assert (
+        found.items()
+        >= {
+            "kind": "entropykey",
+            "serial": SERIAL,
+            "product": "Entropy Key",
+            "manufacturer": "Simtec Electronics, simulated by virtrng",
+            "simulated": True,
+            "node": found["node"],
+            "holder": None,
+            "state": "key-denied",
+        }.items()
+    )
     assert key.run(f"stat -c %t {found['node']}") == "bd"  # a usbfs node, as the kernel numbers them: 189
     refused = virtrng_as_nobody(key, f"keys capture {SERIAL} --bytes 1 --output /tmp/never")
     assert refused.status == 1

@@ -91,7 +91,7 @@ def _keys(holder: str | None, feeder: FeederStatus | None) -> list[tuple[str, st
     if feeder is None or (holder is None and not feeder.keys):
         return []
     if not feeder.keys:
-        return [("key", "none; the feeder waits for one")]
+        return [("key", f"none; the feeder waits: {feeder.waiting or 'it has just started'}")]
     return [line for key in feeder.keys for line in (("key", _key(key)), *_telemetry(key))]
 
 

@@ -57,6 +57,7 @@ class Feeder:
         self._status_failed = False
         self._reported: dict[str, str] = {}
         self._key: KeyStatus | None = None
+        self._waiting: str | None = None
         self._keyrings = Keyrings(clock)
 
     def run(self) -> None:
@@ -110,6 +111,7 @@ class Feeder:
 
     def _report(self, trouble: KeyTrouble | FileFailed, name: str) -> None:
         """Say of each key once what it has, however often that happens in a row."""
+        self._waiting = str(trouble)
         if self._key:
             self._key = replace(self._key, state="absent", last_fault=str(trouble))
         # How long a key was silent differs each time, and is no news.
@@ -128,6 +130,7 @@ class Feeder:
         name = f"{source.kind}:serial={key.serial}"
         note = ", simulated by virtrng: mixed in with a credit of 0" if key.simulated else ""
         log.info("%s: session established%s", name, note)
+        self._waiting = None
         for known in ("", source.name):  # what others have is no news yet
             self._reported.pop(known, None)
         life = KeyLife(name, source.min_entropy, self._clock)
@@ -177,7 +180,10 @@ class Feeder:
         self._status_due_at = self._clock() + STATUS_INTERVAL_S
         keys = (self._key,) if self._key else ()
         try:
-            status.write(self._run_dir, FeederStatus(time.time(), os.getpid(), keys, self._injector.status))
+            status.write(
+                self._run_dir,
+                FeederStatus(time.time(), os.getpid(), keys, self._injector.status, self._waiting),
+            )
             self._status_failed = False
         except FileFailed as error:
             if not self._status_failed:

@@ -69,6 +69,16 @@ def test_fed(show: Callable[..., Ran], tmp_path: Path) -> None:
         ]
 
 
+def test_a_feeder_that_waits_says_why(show: Callable[..., Ran], tmp_path: Path) -> None:
+    for waiting, told in (
+        ("k has no long-term key", "k has no long-term key"),
+        (None, "it has just started"),
+    ):
+        status.write(tmp_path / "run", replace(FED, keys=(), waiting=waiting))
+        with running(tmp_path / "run"):
+            assert f"key     none; the feeder waits: {told}" in host_lines(show())
+
+
 def test_fed_by_a_simulated_key(show: Callable[..., Ran], tmp_path: Path) -> None:
     key = replace(KEY, simulated=True, last_fault="block 2 dropped: it failed runs")
     status.write(tmp_path / "run", replace(FED, keys=(key,), kernel=replace(FED.kernel, seeded_bits=0)))

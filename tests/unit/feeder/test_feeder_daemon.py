@@ -150,6 +150,9 @@ def test_with_no_key_it_waits_and_says_so_once(rig: Rig, caplog: pytest.LogCaptu
     assert rig.looks == 20
     assert warnings(caplog) == ["no supported key is plugged in; waiting for a key"]
     assert rig.seeds == []
+    found = status.read(rig.run_dir)
+    assert found is not None
+    assert (found.keys, found.waiting) == ((), "no supported key is plugged in")
 
 
 def _troubled(rig: Rig, trouble: Exception) -> list[object]:
