@@ -60,6 +60,7 @@ install: deps ## install under /usr/local (PREFIX, DESTDIR)
 
 uninstall: ## remove what `make install` put there; configuration and hook stay (virtrng hook uninstall)
 	$(PYTHON) -m pip uninstall --yes --break-system-packages --root-user-action=ignore virtrng
+	@find $(or $(PREFIX),/usr/local)/share/virtrng -depth -type d -empty -delete 2> /dev/null || true  # pip leaves them
 
 # The versions are in the name of the stamp: a new one is installed over the old.
 $(VENV)/tools: Makefile
