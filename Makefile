@@ -47,7 +47,7 @@ test-unit: deps ## the unit tests alone
 test-lab: deps ## the tests under real libvirtd and guests alone (root)
 	$(PYTEST) tests/lab
 
-test-long: deps ## the same tests with 25 times the examples, faults and sessions (root; about an hour)
+test-long: deps ## the same tests with 25 times the examples, faults and sessions (root; a quarter of an hour)
 	VIRTRNG_LONG=1 $(PYTEST) -n 2 tests/unit
 	VIRTRNG_LONG=1 $(PYTEST) tests/lab
 

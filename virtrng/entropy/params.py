@@ -86,10 +86,10 @@ def apt_cutoff(min_entropy: float, window: int, alpha_exponent: int = ALPHA_EXPO
     _require_positive(min_entropy, alpha_exponent)
     if window < 1:
         raise ValueError(f"the window is {window} samples")
-    # At 60 digits rounding could only matter to a tail within 1e-50 or so of alpha, relatively.
+    # At 60 digits rounding could only matter to a tail within 1e-50 or so of alpha: that is a tie.
     with localcontext() as context:
         context.prec = 60
-        alpha = Decimal(2) ** -alpha_exponent
+        alpha = Decimal(2) ** -alpha_exponent * (1 + Decimal("1e-50"))
         p = Decimal(2) ** -Decimal(str(min_entropy))
         odds = (1 - p) / p
         term, tail, count = p**window, Decimal(0), window

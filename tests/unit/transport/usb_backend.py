@@ -118,8 +118,9 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb comes withou
         return self.bound[intf]
 
     def detach_kernel_driver(self, dev_handle: str, intf: int) -> None:
+        # The kernel says ENOENT when there is no driver (any more): another program was faster.
+        self.bound[intf] &= self.fail.get("detach", errno.ENOENT) != errno.ENOENT
         self._call("detach", intf)
-        self.bound[intf] = False
 
     def attach_kernel_driver(self, dev_handle: str, intf: int) -> None:
         self._call("attach", intf)
