@@ -89,15 +89,24 @@ class Recording:
     def __init__(self, wire: bytes) -> None:
         self._wire = wire
         self._at = 0
+        self._end = FRAME_BYTES
+        self._now_s = 0.0
 
-    def read(self, size: int, timeout_ms: int) -> bytes:  # noqa: ARG002  nothing to wait for
-        """Return the next bytes: first S! alone, for the rest answers what the driver then sends."""
-        size = size if self._at else FRAME_BYTES
-        self._at += size
-        return self._wire[self._at - size : self._at]
+    def clock(self) -> float:
+        """Return the time, which passes only while there is nothing to read."""
+        return self._now_s
 
-    def write(self, data: bytes, timeout_ms: int) -> None:
-        """Do nothing: the answer is recorded already."""
+    def read(self, size: int, timeout_ms: int) -> bytes:
+        """Return the next bytes: first S! alone, for the rest answers K."""
+        start, self._at = self._at, min(self._at + size, self._end)
+        if start == self._at:
+            self._now_s += timeout_ms / 1000
+        return self._wire[start : self._at]
+
+    def write(self, data: bytes, timeout_ms: int) -> None:  # noqa: ARG002  nothing to wait for
+        """Have the rest come, once the driver asks for a session."""
+        if data.startswith(b"K"):
+            self._end = len(self._wire)
 
     def close(self) -> None:
         """Do nothing."""
@@ -119,11 +128,12 @@ def recorded_wire() -> bytes:
 
 def whole_driver(wire: bytes, read_frames: int) -> list[bytes]:
     """Let the driver itself read, parse, verify and decrypt a session."""
+    recording = Recording(wire)
     key = EntropyKey(
-        Recording(wire),
+        recording,
         lambda _: LONG_TERM_KEY,
         min_entropy=0.5,
-        clock=lambda: 0.0,
+        clock=recording.clock,
         random_bytes=bytes,
         read_bytes=read_frames * FRAME_BYTES,
     )
