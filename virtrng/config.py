@@ -42,6 +42,11 @@ class FeederSettings:
     interval_s: int = 10
     reseed: bool = True
 
+    @property
+    def stale_seed_s(self) -> float:
+        """From this age on a seed is old: to the hook's require_feeder, and to 'virtrng status'."""
+        return max(60.0, 3.0 * self.interval_s)
+
 
 @dataclass(frozen=True, slots=True)
 class KeySettings:

@@ -18,8 +18,6 @@ from virtrng.status import FeederStatus, KeyStatus
 if TYPE_CHECKING:
     from virtrng.domain.hypervisor import Guest
 
-# Beyond this a seed is called old, as the hook's require_feeder has it.
-STALE_SEED_S = 60.0
 ZERO_CELSIUS_K = 273.15
 TELEMETRY_WIDTH = 90
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -40,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.document(_document(holder, feeder, guests, trouble))
         return ExitCode.DONE
-    stale_s = max(STALE_SEED_S, 3.0 * settings.feeder.interval_s)
+    stale_s = settings.feeder.stale_seed_s
     for name, text in (
         ("fed", _fed(holder, feeder, stale_s)),
         ("feeder", _feeder(holder, feeder)),

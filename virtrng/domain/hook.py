@@ -26,7 +26,6 @@ PASS = 0
 MARK_LIFETIME_S = 60.0
 # A feeder that starts with the host has this long to give its first seed.
 BOOT_GRACE_S = 120.0
-STALE_SEED_S = 60.0
 
 
 def main(arguments: Sequence[str], config_file: str) -> int:
@@ -104,7 +103,7 @@ def _missing(guest: Facts, settings: Config) -> str | None:
 
 
 def _stale(settings: Config) -> str | None:
-    limit_s = max(STALE_SEED_S, 3.0 * settings.feeder.interval_s)
+    limit_s = settings.feeder.stale_seed_s
     now_s = kernel.boottime_s()
     feeder = status.read(settings.paths.run_dir)
     age_s = feeder.seed_age_s(now_s) if feeder else None
