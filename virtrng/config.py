@@ -8,6 +8,7 @@ stands there, and what is allowed.
 
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ DEFAULT_FILE = Path("/etc/virtrng/virtrng.toml")
 # (backends/rng-random.c, 7.2 and 10.0): of all files only these two give neither.
 SAFE_SOURCES = ("/dev/random", "/dev/urandom")
 REQUIRE = ("off", "warn", "refuse")
+FOREIGN = ("keep", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Rule:
     os: str | None = None
     source: str | None = None
     rate: Rate | None = None
+    foreign: str | None = None
     require: str | None = None
 
 
@@ -71,11 +74,30 @@ class Rule:
 class DomainSettings:
     """[domains]: the device that guests get, and what the hook insists on."""
 
+    foreign: str = "keep"
     source: str = "/dev/random"
     rate: Rate = Rate(4096, 1000)
     require: str = "off"
     require_feeder: bool = False
     rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """A TCP address, as `host:port` or `[host]:port` writes it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """[metrics]: where Prometheus may ask; nowhere by default."""
+
+    listen: Listen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +114,7 @@ class Config:
     feeder: FeederSettings = FeederSettings()
     keys: tuple[KeySettings, ...] = ()
     domains: DomainSettings = DomainSettings()
+    metrics: MetricsSettings = MetricsSettings()
     paths: PathSettings = PathSettings()
 
 
@@ -128,6 +151,7 @@ def parse(content: bytes, file: str) -> Config:
         feeder=_feeder(top.table("feeder")),
         keys=tuple(_key(table) for table in top.tables("key")),
         domains=_domains(top.table("domains")),
+        metrics=_metrics(top.table("metrics")),
         paths=PathSettings(
             run_dir=Path(
                 top.table("paths").value(
@@ -224,6 +248,7 @@ def _key(table: _Table) -> KeySettings:
 
 def _domains(table: _Table) -> DomainSettings:
     return DomainSettings(
+        foreign=_foreign(table, DEFAULTS.domains.foreign),
         source=_source(table, DEFAULTS.domains.source),
         rate=_rate(table, DEFAULTS.domains.rate),
         require=_require(table, DEFAULTS.domains.require),
@@ -240,6 +265,7 @@ def _rule(table: _Table) -> Rule:
         os=table.value("os", None, "a glob for libosinfo's id of the guest's system", _is_text),
         source=_source(table, None),
         rate=_rate(table, None),
+        foreign=_foreign(table, None),
         require=_require(table, None),
     )
     if rule.match is None and rule.os is None:
@@ -250,6 +276,10 @@ def _rule(table: _Table) -> Rule:
 def _source(table: _Table, default: T) -> T:
     allowed = f"{' or '.join(SAFE_SOURCES)}; QEMU dies or hangs on any other file"
     return table.value("source", default, allowed, lambda found: found in SAFE_SOURCES)
+
+
+def _foreign(table: _Table, default: T) -> T:
+    return table.value("foreign", default, " | ".join(FOREIGN), lambda found: found in FOREIGN)
 
 
 def _require(table: _Table, default: T) -> T:
@@ -268,6 +298,28 @@ def _rate(table: _Table, default: T) -> T | Rate:
             "period_ms", DEFAULTS.domains.rate.period_ms, allowed, _is_between(1, 2**32 - 1)
         ),
     )
+
+
+def _metrics(table: _Table) -> MetricsSettings:
+    text = table.value(
+        "listen",
+        None,
+        'an address and a port, such as "127.0.0.1:9877" or "[::1]:9877"',
+        lambda found: isinstance(found, str) and _listen(found) is not None,
+    )
+    return MetricsSettings(None if text is None else _listen(text))
+
+
+def _listen(text: str) -> Listen | None:
+    import ipaddress  # 3 ms, which the hook need not pay for
+
+    host, _, port = text.rpartition(":")
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        bracketed = host.startswith("[") and host.endswith("]")
+        if bracketed == (address.version == 6) and port.isascii() and 0 < int(port) < 2**16:
+            return Listen(str(address), int(port))
+    return None
 
 
 def _shown(value: object) -> str:

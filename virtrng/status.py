@@ -27,7 +27,11 @@ LOCK_NAME = "feeder.lock"
 class KeyStatus:
     """One key: what was read from it, and how its blocks fared.
 
-    `telemetry` and `verdict` are what the key says of itself: keys.base.Telemetry.
+    `state` is that of feeder.life.State, or "absent"; `reason` says why it stands there, and
+    `until_boottime_s` until when it does at least. `failures` are blocks by the test that they
+    failed; `failure_rate` is the moving part of blocks that failed, 0 to 1; `quarantines` are
+    those of the last 24 hours. `telemetry` and `verdict` are what the key says of itself:
+    keys.base.Telemetry.
     """
 
     kind: str
@@ -42,6 +46,11 @@ class KeyStatus:
     last_fault: str | None
     telemetry: Mapping[str, float] = field(default_factory=dict)
     verdict: str | None = None
+    reason: str | None = None
+    until_boottime_s: float | None = None
+    failures: Mapping[str, float] = field(default_factory=dict)
+    failure_rate: float = 0.0
+    quarantines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,7 @@ class KernelStatus:
     last_seed_at: float | None
     last_seed_boottime_s: float | None
     entropy_avail_bits: int
+    crng_ready: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,8 @@ class FeederStatus:
     keys: tuple[KeyStatus, ...]
     kernel: KernelStatus
     waiting: str | None = None  # why no key is in use, while none is
+    started_boottime_s: float | None = None
+    unfed_since_boottime_s: float | None = None  # while no key is OK: from when on
     version: int = VERSION
 
     def seed_age_s(self, boottime_s: float) -> float | None:
@@ -101,9 +113,17 @@ def read(run_dir: Path) -> FeederStatus | None:
             keys=tuple(_known(KeyStatus, entry) for entry in document["keys"]),
             kernel=_known(KernelStatus, document["kernel"]),
             waiting=None if document.get("waiting") is None else str(document["waiting"]),
+            started_boottime_s=_seconds(document.get("started_boottime_s")),
+            unfed_since_boottime_s=_seconds(document.get("unfed_since_boottime_s")),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadStatus(str(path), f"not a feeder's status: {error}") from error
+
+
+def _seconds(value: object) -> float | None:
+    if value is None or _fits(value, float):
+        return value  # type: ignore[return-value]
+    raise TypeError(f"{value!r} is no number of seconds")
 
 
 T = TypeVar("T", KeyStatus, KernelStatus)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.scale import scaled
 from tests.unit.support import in_child, is_root
 from virtrng import config
-from virtrng.config import Config, KeySettings, Rate, Rule
+from virtrng.config import Config, KeySettings, Listen, Rate, Rule
 from virtrng.errors import ConfigError, ConfigUnreadable
 
 FULL = b"""
@@ -24,17 +24,21 @@ min_entropy = 1
 [[key]]
 serial = "C"
 [domains]
+foreign = "replace"
 source = "/dev/urandom"
 rate = { bytes = 1, period_ms = 4294967295 }
 require = "refuse"
 require_feeder = true
 [[domains.rule]]
 match = "build-*"
+foreign = "keep"
 require = "off"
 [[domains.rule]]
 os = "*debian*"
 source = "/dev/random"
 rate = { bytes = 9 }
+[metrics]
+listen = "[::1]:9877"
 [paths]
 run_dir = "/tmp/x y"
 """
@@ -50,12 +54,14 @@ def test_every_default() -> None:
         "feeder": {"interval_s": 10, "reseed": True},
         "keys": (),
         "domains": {
+            "foreign": "keep",
             "source": "/dev/random",
             "rate": {"bytes": 4096, "period_ms": 1000},
             "require": "off",
             "require_feeder": False,
             "rules": (),
         },
+        "metrics": {"listen": None},
         "paths": {"run_dir": Path("/run/virtrng")},
     }
 
@@ -71,11 +77,14 @@ def test_every_value() -> None:
     assert found.keys == (KeySettings("A/B", 1), KeySettings("C"))
     assert found.domains.source == "/dev/urandom"
     assert found.domains.rate == Rate(1, 4294967295)
+    assert found.domains.foreign == "replace"
     assert (found.domains.require, found.domains.require_feeder) == ("refuse", True)
     assert found.domains.rules == (
-        Rule(match="build-*", require="off"),
+        Rule(match="build-*", foreign="keep", require="off"),
         Rule(os="*debian*", source="/dev/random", rate=Rate(9, 1000)),
     )
+    assert found.metrics.listen == Listen("::1", 9877)
+    assert str(found.metrics.listen) == "[::1]:9877"
     assert found.paths.run_dir == Path("/tmp/x y")
 
 
@@ -88,6 +97,7 @@ WHOLE = "a whole number of seconds, 1 to 300"
 RATE = "a whole number, 1 to 4294967295 (libvirt holds it in 32 bits)"
 SOURCE = "/dev/random or /dev/urandom; QEMU dies or hangs on any other file"
 ENTROPY = "assessed bits per bit, above 0 and at most 1"
+LISTEN = 'an address and a port, such as "127.0.0.1:9877" or "[::1]:9877"'
 BAD = [
     ("feeder = 1", "feeder", "1", "a table"),
     ("feeder = []", "feeder", "[]", "a table"),
@@ -135,6 +145,23 @@ BAD = [
     ("[[domains.rule]]\nmatch='a'\nsource=''", "domains.rule[0].source", "''", SOURCE),
     ("[[domains.rule]]\nmatch='a'\nrate.bytes=0", "domains.rule[0].rate.bytes", "0", RATE),
     ("[[domains.rule]]\nmatch='a'\nrequire='Off'", "domains.rule[0].require", "'Off'", "off | warn | refuse"),
+    ("[domains]\nforeign = 'off'", "domains.foreign", "'off'", "keep | replace"),
+    ("[[domains.rule]]\nmatch='a'\nforeign=1", "domains.rule[0].foreign", "1", "keep | replace"),
+    *(
+        (f"[metrics]\nlisten = {value}", "metrics.listen", value, LISTEN)
+        for value in (
+            "9877",
+            "''",
+            "'localhost:9877'",
+            "'127.0.0.1'",
+            "'127.0.0.1:0'",
+            "'127.0.0.1:65536'",
+            "'::1:9877'",
+            "'[127.0.0.1]:9877'",
+            "'127.0.0.1:x'",
+            "'127.0.0.1:\u0661'",
+        )
+    ),
     ("paths = []", "paths", "[]", "a table"),
     ("[paths]\nrun_dir = 'run'", "paths.run_dir", "'run'", "an absolute path"),
     ("[paths]\nrun_dir = 1", "paths.run_dir", "1", "an absolute path"),
@@ -151,14 +178,15 @@ def test_a_bad_value_is_named(text: str, path: str, value: str, allowed: str) ->
 
 
 UNKNOWN = [
-    ("foo = 1", "foo", "domains, feeder, key, paths"),
+    ("foo = 1", "foo", "domains, feeder, key, metrics, paths"),
     ("[feeder]\ninterval = 1", "feeder.interval", "interval_s, reseed"),
     ("[[key]]\nserial='a'\nname='b'", "key[0].name", "min_entropy, serial"),
-    ("[domains]\nrequires='off'", "domains.requires", "rate, require, require_feeder, rule, source"),
+    ("[domains]\nrequires='off'", "domains.requires", "foreign, rate, require, require_feeder, rule, source"),
     ("[domains]\nrate = { byte = 1 }", "domains.rate.byte", "bytes, period_ms"),
     ("[[domains.rule]]\nmatch='a'\nrequire_feeder=true", "domains.rule[0].require_feeder",
-     "match, os, rate, require, source"),
+     "foreign, match, os, rate, require, source"),
     ("[[domains.rule]]\nmatch='a'\nrate.x=1", "domains.rule[0].rate.x", "bytes, period_ms"),
+    ("[metrics]\nport = 1", "metrics.port", "listen"),
     ("[paths]\nstate='/'", "paths.state", "run_dir"),
 ]  # fmt: skip
 
@@ -227,7 +255,10 @@ NAMES = st.sampled_from(
         "reseed",
         "serial",
         "min_entropy",
+        "foreign",
         "source",
+        "metrics",
+        "listen",
         "rate",
         "bytes",
         "period_ms",

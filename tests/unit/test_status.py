@@ -39,7 +39,9 @@ def test_the_file_is_one_object_that_everybody_may_read(tmp_path: Path) -> None:
     file = tmp_path / "feeder.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     document = json.loads(file.read_bytes())
-    assert list(document) == ["updated_at", "pid", "keys", "kernel", "waiting", "version"]
+    assert list(document) == [
+        "updated_at", "pid", "keys", "kernel", "waiting", "started_boottime_s", "unfed_since_boottime_s", "version",
+    ]  # fmt: skip
     assert document["version"] == 1
     assert list(document["keys"][0]) == [
         "kind", "serial", "state", "simulated", "bytes_read", "blocks_tested", "blocks_failed", "frames_bad",
