@@ -10,7 +10,7 @@ PYTEST := $(PYTHON) -m pytest
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-deps --no-index --no-build-isolation --root-user-action=ignore
 
 # What virtrng imports when it runs; setup.cfg says what for.
-RUN_PACKAGES := python3 python3-libvirt python3-usb python3-pyudev python3-lxml python3-jinja2 python3-rich
+RUN_PACKAGES := python3 python3-libvirt python3-usb python3-pyudev python3-lxml python3-jinja2 python3-rich python3-systemd python3-prometheus-client
 # What checks it and installs it: pytest on both cores, hypothesis, a .venv for ruff and mypy, pip for `make install`.
 CHECK_PACKAGES := python3-pytest python3-pytest-xdist python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel
 # What the lab is made of: libvirt's daemon without its system integration (libvirt-daemon-system),

@@ -40,12 +40,14 @@ def test_the_file_is_one_object_that_everybody_may_read(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     document = json.loads(file.read_bytes())
     assert list(document) == [
-        "updated_at", "pid", "keys", "kernel", "waiting", "started_boottime_s", "unfed_since_boottime_s", "version",
+        "updated_at", "pid", "keys", "kernel", "waiting", "started_boottime_s",
+        "unfed_since_boottime_s", "version",
     ]  # fmt: skip
     assert document["version"] == 1
     assert list(document["keys"][0]) == [
         "kind", "serial", "state", "simulated", "bytes_read", "blocks_tested", "blocks_failed", "frames_bad",
-        "sessions", "last_fault", "telemetry", "verdict",
+        "sessions", "last_fault", "telemetry", "verdict", "reason", "until_boottime_s", "failures",
+        "failure_rate", "quarantines",
     ]  # fmt: skip
     assert document["kernel"] == {
         "seeds": 4,
@@ -54,6 +56,7 @@ def test_the_file_is_one_object_that_everybody_may_read(tmp_path: Path) -> None:
         "last_seed_at": 1_700_000_000.25,
         "last_seed_boottime_s": 500.5,
         "entropy_avail_bits": 256,
+        "crng_ready": True,
     }
 
 
