@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.lab.usb_key import LONG_TERM_KEY, NOISE_SEED, PORT, VHCI
 from virtrng.errors import KeyLost
 from virtrng.keys import find
-from virtrng.keys.entropykey import ENTROPY_KEY, EntropyKey
+from virtrng.keys.entropykey import ENTROPY_KEY, READ_BYTES, EntropyKey
 from virtrng.keys.entropykey.session import RESET
 from virtrng.sim.entropykey import SERIAL, derived, seeded_noise
 from virtrng.transport import scan
@@ -27,6 +27,7 @@ DEVICES = Path("/sys/bus/usb/devices")
 DRIVERS = Path("/sys/bus/usb/drivers")
 FRAME_BYTES = 64
 QUIET_MS = 200
+HASTY_MS = 100  # well under the quarter of a second in which a read fills: most are cancelled half done
 FOR_EVER_MS = 600_000
 
 
@@ -47,13 +48,18 @@ def bound() -> dict[str, object]:
 def read(wanted_bytes: int, seed: str = "") -> dict[str, object]:
     secret = derived(seed, "long-term key") if seed else LONG_TERM_KEY
     before = bound()
-    key = EntropyKey(transport_to_the_key(), lambda _serial: secret, min_entropy=ENTROPY_KEY.min_entropy)
+    key = EntropyKey(
+        transport_to_the_key(),
+        lambda _serial: secret,
+        min_entropy=ENTROPY_KEY.min_entropy,
+        read_bytes=READ_BYTES,
+    )
     noise = bytearray()
     try:
         key.start()
         held = bound()
         while len(noise) < wanted_bytes:
-            if more := key.read(1000):
+            if more := key.read(HASTY_MS):
                 noise += more.data
     finally:
         key.close()

@@ -121,12 +121,12 @@ class ImportedKey:
         """Complete the bulk IN transfers that there are bytes for; of notifications there is none.
 
         Only a full buffer ends a transfer: every frame fills its packet, and whether a real key marks the end
-        by an empty one is not known. So a read of two packets waits for the second frame.
+        by an empty one is not known. So a read of two packets waits for the second frame, or until it is
+        given up.
         """
         for transfer in [held for held in self._held.values() if held.endpoint == BULK_IN]:
             if len(self._due) >= DUE_BYTES_MAX:
                 return
-            # What a longer transfer collected before it was unlinked goes to the next one.
             self._waiting += self._firmware.take(max(0, transfer.length - len(self._waiting)))
             if len(self._waiting) < transfer.length:
                 return
@@ -166,8 +166,16 @@ class ImportedKey:
         return length, setup
 
     def _unlink(self, seqnum: int, unlinked: int) -> None:
-        # One that is no longer held was answered just now; then 0 says so.
-        status = -errno.ECONNRESET if self._held.pop(unlinked, None) else 0
+        """Give a transfer up: with what it has collected, as a host controller does, if there is any.
+
+        One that is no longer held was answered just now; then 0 says so.
+        """
+        transfer = self._held.pop(unlinked, None)
+        status = -errno.ECONNRESET if transfer else 0
+        if transfer and transfer.endpoint == BULK_IN and self._waiting:
+            self._complete(transfer, bytes(self._waiting))
+            self._waiting.clear()
+            status = 0
         self._due += UNLINKED.pack(RET_UNLINK, seqnum, 0, 0, 0, status)
 
     def _submit(self, transfer: Transfer) -> None:

@@ -87,11 +87,19 @@ class UsbTransport:
                 raise
 
     def read(self, size: int, timeout_ms: int) -> bytes:
-        """See Transport.read. At most one packet is asked for: a key sends frames of just that size."""
+        """See Transport.read; a `size` below one packet counts as one. It waits until all of it has come.
+
+        A short packet ends that early, and so does the time: what has come by
+        then is returned, for a transfer that is cancelled keeps what it had
+        received (libusb 1.0, "Synchronous device I/O").
+        """
         self._refuse_closed("being read")
+        packet_bytes = self._in.wMaxPacketSize
+        # Whole packets: the last one of a transfer would not fit into less (LIBUSB_ERROR_OVERFLOW).
+        wanted = max(packet_bytes, size - size % packet_bytes)
         try:
             # NB: 1 ms at least, for 0 means for ever to libusb.
-            return bytes(self._in.read(min(size, self._in.wMaxPacketSize), max(1, timeout_ms)))
+            return bytes(self._in.read(wanted, max(1, timeout_ms)))
         except usb.core.USBTimeoutError:
             return b""
         except usb.core.USBError as error:

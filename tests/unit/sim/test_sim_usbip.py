@@ -292,6 +292,22 @@ def test_a_read_waits_for_its_bytes_and_can_be_taken_back(key: Running) -> None:
     assert client.reply() == (4, client.seqnum, -errno.ECONNRESET, 0)
 
 
+def test_a_read_that_is_taken_back_keeps_what_it_had(key: Running) -> None:
+    client = key.connect().imported()
+    key.firmware.says += bytes(range(64))
+    long = client.submit(1, IN, 192)
+    client.told(0x8006, 0x0300)  # by the second answer after it the first packet is there
+    client.told(0x8006, 0x0300)
+    client.unlink(long)
+    assert client.reply() == (3, long, 0, 64)
+    assert client.exactly(64) == bytes(range(64))
+    assert client.reply() == (4, client.seqnum, 0, 0)
+    key.firmware.says += bytes(64)
+    again = client.submit(1, IN, 64)
+    assert client.reply() == (3, again, 0, 64)
+    assert client.exactly(64) == bytes(64)
+
+
 def test_what_is_written_reaches_the_key(key: Running) -> None:
     client = key.connect().imported()
     seqnum = client.submit(3, OUT, 5, b"hello")

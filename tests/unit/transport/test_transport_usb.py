@@ -24,7 +24,7 @@ from tests.unit.transport.usb_backend import (
     usb_error,
 )
 from virtrng.errors import KeyDenied, KeyFault, KeyInUse, KeyLost, KeyTrouble
-from virtrng.keys.entropykey import EntropyKey
+from virtrng.keys.entropykey import READ_BYTES, EntropyKey
 from virtrng.keys.entropykey.frames import FRAME_BYTES
 from virtrng.sim.entropykey import SimulatedEntropyKey, SimulatedTransport, seeded_noise
 from virtrng.transport import scan
@@ -227,12 +227,12 @@ def test_the_timeout_reaches_libusb(rig: Rig, timeout_ms: int) -> None:
     transport.close()
 
 
-def test_at_most_one_packet_is_asked_for(rig: Rig) -> None:
+def test_whole_packets_are_asked_for(rig: Rig) -> None:
     transport = rig.open()
-    assert len(transport.read(10_000, 10)) == FRAME_BYTES  # the S! that it greets with
-    transport.write(b"\x03", 10)
-    assert len(transport.read(10, 10)) == 10
-    assert rig.backend.sizes == [64, 10]
+    for size in (10_000, 2048, 64, 10):
+        transport.write(b"\x03", 10)  # S! is the answer, and was its greeting
+        assert len(transport.read(size, 10)) in (FRAME_BYTES, 2 * FRAME_BYTES)
+    assert rig.backend.sizes == [9984, 2048, 64, 64]
     transport.close()
 
 
@@ -321,7 +321,12 @@ def test_every_errno_is_one_of_ours(number: int, where: str) -> None:
 def test_a_session_of_the_driver(rig: Rig) -> None:
     transport = rig.open()
     key = EntropyKey(
-        transport, lambda _serial: LONG_TERM_KEY, min_entropy=0.5, clock=rig.clock, random_bytes=bytes
+        transport,
+        lambda _serial: LONG_TERM_KEY,
+        min_entropy=0.5,
+        clock=rig.clock,
+        random_bytes=bytes,
+        read_bytes=READ_BYTES,
     )
     key.start()
     assert key.serial == DEVICE.serial
@@ -332,7 +337,8 @@ def test_a_session_of_the_driver(rig: Rig) -> None:
         emitted += noise.data if noise else b""
     assert emitted == rig.encrypted[: len(emitted)]
     assert (key.counters.sessions, key.counters.frames_bad) == (1, 0)
-    assert set(rig.backend.sizes) == {FRAME_BYTES}
+    first, *_, last = rig.backend.sizes
+    assert (first, last) == (FRAME_BYTES, READ_BYTES)
     assert min(rig.backend.timeouts_ms) >= 1, "0 would be for ever"
     rig.backend.fail["read"] = errno.ENODEV
     with pytest.raises(KeyLost, match="was lost while being read"):

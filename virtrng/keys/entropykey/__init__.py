@@ -16,6 +16,7 @@ from pathlib import Path
 from virtrng.entropy.params import WHITENED_MIN_ENTROPY
 from virtrng.keys.base import KeyKind, UsbMatch
 from virtrng.keys.entropykey.driver import EntropyKey
+from virtrng.keys.entropykey.frames import FRAME_BYTES
 from virtrng.keys.entropykey.keyring import long_term_key
 from virtrng.keys.entropykey.telemetry import Counters
 from virtrng.transport.base import Transport
@@ -23,8 +24,8 @@ from virtrng.transport.base import Transport
 __all__ = ["ENTROPY_KEY", "Counters", "EntropyKey", "open_key"]
 
 
-# What arrived together is verified together (lanes.py); a USB transport reads one packet, which is one frame.
-READ_BYTES = 4096
+# What arrived together is verified together (lanes.py). A key fills 32 frames in a quarter of a second.
+READ_BYTES = 32 * FRAME_BYTES
 
 
 def open_key(transport: Transport, keyring: Path, min_entropy: float) -> EntropyKey:

@@ -76,8 +76,8 @@ class EntropyKey:
     key, and may raise; `keyring` is what messages call the place it looks in.
     `serial` is the expected one, where it is known beforehand. `clock` counts
     seconds and `random_bytes` makes the nonces; neither may block. `read_bytes`
-    is asked of the transport at once; on USB it must stay at 64, for a frame
-    fills its packet, and a larger read waits for a short one.
+    is asked of the transport at once while a session runs: on USB a read waits
+    until it is full, so that it should take well under PATIENCE_S to fill.
     """
 
     _state: _State
@@ -195,8 +195,9 @@ class EntropyKey:
         wait_s = min(until_s - self._mark_s, patience_s - self._waited_s)
         if self._state is _State.SETTLING:
             wait_s = min(wait_s, QUIET_S - self._quiet_s)
+        size = self._read_bytes if self._state is _State.KEYED else FRAME_BYTES  # else it answers at once
         # NB: 1 ms at least, for 0 means for ever to libusb.
-        arrived = self._transport.read(self._read_bytes, max(1, math.ceil(wait_s * 1000)))
+        arrived = self._transport.read(size, max(1, math.ceil(wait_s * 1000)))
         # Only time that somebody spent waiting counts: a feeder may well pause for longer.
         now_s = self._clock()
         self._waited_s += now_s - self._mark_s
