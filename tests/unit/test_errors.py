@@ -2,8 +2,8 @@
 """Every error is one sentence and one remedy, and none is dead."""
 
 import ast
-import dataclasses
 import re
+from typing import get_type_hints
 
 import pytest
 
@@ -24,10 +24,8 @@ EACH = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: str(kind.__name
 
 def sample(kind: type[VirtrngError]) -> VirtrngError:
     """Make one, each field holding its own name, or 7."""
-    values = {
-        field.name: 7 if field.type in (int, "int") else f"<{field.name}>"
-        for field in dataclasses.fields(kind)
-    }
+    types = get_type_hints(kind)
+    values = {field: 7 if types[field] is int else f"<{field}>" for field in kind.fields}
     return kind(**values)
 
 
@@ -53,8 +51,8 @@ def test_it_has_a_sentence_and_a_remedy_of_its_own_fields(kind: type[VirtrngErro
         assert "{" not in text
         assert not text.endswith(".")
     both = str(trouble) + trouble.remedy
-    for field in dataclasses.fields(kind):
-        assert str(getattr(trouble, field.name)) in both, f"{field.name} is told to nobody"
+    for field in kind.fields:
+        assert str(getattr(trouble, field)) in both, f"{field} is told to nobody"
 
 
 @EACH
@@ -67,6 +65,22 @@ def test_it_begins_in_lower_case(kind: type[VirtrngError]) -> None:
 def test_it_has_an_exit_code(kind: type[VirtrngError]) -> None:
     assert isinstance(kind.exit_code, ExitCode)
     assert kind.exit_code not in (ExitCode.DONE, ExitCode.SOME_FAILED)
+
+
+@pytest.mark.parametrize("arguments", [("a", "b", "c", "d"), ("a",), ()])
+def test_the_number_of_its_fields_counts(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(TypeError, match=r"^FileFailed (has|lacks) "):
+        errors.FileFailed(*arguments)
+
+
+def test_its_fields_have_names() -> None:
+    trouble = errors.KeyInUse("k", holder="h")
+    assert (trouble.key, trouble.holder) == ("k", "h")
+    assert trouble.remedy == errors.KeyInUse.way_out
+    with pytest.raises(TypeError, match=r"^KeyInUse has the fields key, holder, way_out$"):
+        errors.KeyInUse("k", "h", who="w")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^KeyInUse has the fields"):
+        errors.KeyInUse("k", "h", key="k")  # type: ignore[misc]
 
 
 def test_fields_with_braces_are_printed_as_they_are() -> None:
