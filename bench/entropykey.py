@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from tests.lab.images import unpacked
 from virtrng import __version__
-from virtrng.keys.entropykey import EntropyKey
+from virtrng.keys.entropykey import READ_BYTES, EntropyKey
 from virtrng.keys.entropykey.frames import FRAME_BYTES, Frame, FrameReader, FrameType, binary_frame
 from virtrng.keys.entropykey.session import (
     ENTROPY_BYTES,
@@ -47,8 +47,8 @@ RAW_SERIAL = base64.b64decode(SERIAL)
 LONG_TERM_KEY = bytes(range(100, 132))
 SECRET = bytes(range(32))
 PLAIN = list(map(seeded_noise(bytes(32)), [ENTROPY_BYTES] * FRAMES))
-# What each asks its terminal for at once; a terminal holds 4096. 0: ekeyd decides for itself.
-READERS = {"ekeyd": 0, "virtrng, a frame a read": FRAME_BYTES, "virtrng, all at hand": 4096}
+# What each asks its terminal for at once: the last as our driver does. 0: ekeyd decides for itself.
+READERS = {"ekeyd": 0, "virtrng, a frame a read": FRAME_BYTES, "virtrng, 32 frames a read": READ_BYTES}
 MINUTE_S = 60
 START_S = 30.0
 
