@@ -54,6 +54,20 @@ ALPHA_EXPONENT_MAX = 40
 
 WHITENED_MIN_ENTROPY = 0.5  # bits per bit, claimed by default for a key that whitens its noise itself
 
+# --- noise that came before: our own tests, with chances in docs/entropy.md
+
+REPEAT_TESTS = ("one_value", "cycle", "replay")
+"""The names of the tests for repetition."""
+
+REPEAT_BYTES = BLOCK_BYTES // 2  # so much of one block, found again in it or in the one before, is a cycle
+# A replay is one window of 32 bytes that came before. Even of a source of 0.3 bit per bit no two windows
+# are equal by chance: 74 bits, against 2^56 pairs in a thousand years at 4 kB/s.
+REPLAY_WINDOW_BYTES = 32
+REPLAY_MARK = (
+    b"\x5a"  # windows begin with this byte, one in 256, so that they are the same ones at any offset
+)
+REPLAY_SLOTS = 1 << 17  # of 8 bytes each
+
 # --- SP 800-90B, 3.1.5.1.2: conditioning
 
 SEED_BYTES = 32
