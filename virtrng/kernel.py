@@ -7,7 +7,6 @@ What is said of the kernel was read in drivers/char/random.c (6.1 to 7.3) and ob
 import errno
 import fcntl
 import os
-import platform
 import struct
 import termios
 import time
@@ -15,7 +14,7 @@ import time
 from virtrng.errors import FileFailed, KernelRefused
 
 # _IOC's direction bits differ by architecture (uapi/asm-generic/ioctl.h and its overrides).
-_OTHER = platform.machine().startswith(("alpha", "mips", "ppc", "sparc"))
+_OTHER = os.uname().machine.startswith(("alpha", "mips", "ppc", "sparc"))
 _NONE, _READ, _WRITE = (0x20000000, 0x40000000, 0x80000000) if _OTHER else (0, 0x80000000, 0x40000000)
 RNDGETENTCNT = _READ | 0x00045200  # _IOR('R', 0, int)
 RNDADDENTROPY = _WRITE | 0x00085203  # _IOW('R', 3, int[2])
@@ -24,6 +23,8 @@ RNDRESEEDCRNG = _NONE | 0x00005207  # _IO('R', 7)
 # One call is kept below this: the kernel looks for signals after each 4096
 # bytes, and a call cut short there mixes without crediting.
 MAX_BYTES = 4096
+
+_POOL_INFO = struct.Struct("=ii")  # the head of struct rand_pool_info: bits to credit, bytes that follow
 
 
 def open_random() -> int:
@@ -34,7 +35,7 @@ def open_random() -> int:
         raise FileFailed("/dev/random", "open", error.strerror or str(error)) from error
 
 
-def add_entropy(fd: int, content: bytes, entropy_bits: int) -> None:
+def add_entropy(fd: int, content: bytes | bytearray, entropy_bits: int) -> None:
     """Mix `content` into the input pool and credit `entropy_bits`.
 
     Wraps RNDADDENTROPY. The caller needs CAP_SYS_ADMIN in the initial user
@@ -45,12 +46,15 @@ def add_entropy(fd: int, content: bytes, entropy_bits: int) -> None:
     """
     if not 0 <= entropy_bits <= 8 * len(content) or len(content) > MAX_BYTES:
         raise ValueError(f"{entropy_bits} bits for {len(content)} bytes")
-    # A bytes argument may hold 1024 bytes at most (fcntl module); a bytearray any number.
-    buffer = bytearray(struct.pack("=ii", entropy_bits, len(content)) + content)
+    # A bytes argument may hold 1024 bytes at most (fcntl module); a bytearray any number. It is
+    # filled in place: what bytes are made of on the way could not be cleared.
+    buffer = bytearray(_POOL_INFO.size + len(content))
+    _POOL_INFO.pack_into(buffer, 0, entropy_bits, len(content))
+    buffer[_POOL_INFO.size :] = content
     try:
         fcntl.ioctl(fd, RNDADDENTROPY, buffer)
     except OSError as error:
-        raise _refused("RNDADDENTROPY", error) from error
+        raise refused("RNDADDENTROPY", error) from error
     finally:
         buffer[:] = bytes(len(buffer))
 
@@ -67,7 +71,7 @@ def reseed(fd: int) -> None:
         fcntl.ioctl(fd, RNDRESEEDCRNG)
     except OSError as error:
         if error.errno != errno.ENODATA:
-            raise _refused("RNDRESEEDCRNG", error) from error
+            raise refused("RNDRESEEDCRNG", error) from error
 
 
 def entropy_avail(fd: int) -> int:
@@ -115,6 +119,7 @@ def tty_shared(fd: int) -> None:
     fcntl.ioctl(fd, termios.TIOCNXCL)
 
 
-def _refused(ioctl: str, error: OSError) -> KernelRefused:
+def refused(ioctl: str, error: OSError) -> KernelRefused:
+    """Return what to raise where an ioctl of /dev/random failed with this error."""
     reason = "no CAP_SYS_ADMIN" if error.errno == errno.EPERM else error.strerror or str(error)
     return KernelRefused(ioctl, reason)

@@ -5,12 +5,12 @@ import errno
 import fcntl
 import importlib
 import os
-import platform
 import resource
 import struct
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,7 +41,7 @@ NUMBERS = {
 @pytest.mark.parametrize("machine", NUMBERS)
 def test_ioctl_numbers(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(platform, "machine", lambda: machine)
+        patched.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
         importlib.reload(kernel)
         found = (kernel.RNDGETENTCNT, kernel.RNDADDENTROPY, kernel.RNDRESEEDCRNG)
     importlib.reload(kernel)

@@ -36,6 +36,21 @@ class NoSuchDomain(VirtrngError):
     hint = "'virsh -c {0.uri} list --all' shows their names"
 
 
+class NoGuestNamed(VirtrngError):
+    code = "no-guest-named"
+    exit_code = ExitCode.USAGE
+    sentence = "no guest is named"
+    hint = "name guests, or take --all, --match GLOB, --running or --inactive"
+
+
+class NoGuestMatches(VirtrngError):
+    glob: str
+    uri: str
+    code = "no-guest-matches"
+    sentence = "no guest's name matches '{0.glob}' at {0.uri}"
+    hint = "'virsh -c {0.uri} list --all' shows their names; the shell needs quotes around a glob"
+
+
 class DomainBusy(VirtrngError):
     domain: str
     reason: str
@@ -87,3 +102,31 @@ class ForeignHook(VirtrngError):
     code = "foreign-hook"
     sentence = "{0.file} exists and was not written by virtrng"
     hint = "move it away, then run the same command again"
+
+
+class OldLibvirt(VirtrngError):
+    version: str
+    needed: str
+    code = "old-libvirt"
+    exit_code = ExitCode.REFUSED
+    sentence = "libvirt {0.version} runs no hook but hooks/qemu, which may be somebody else's"
+    hint = "install libvirt {0.needed} or newer; 'virtrng enable' works without the hook"
+
+
+class NotReloaded(VirtrngError):
+    daemon: str
+    reason: str
+    code = "not-reloaded"
+    sentence = "{0.daemon} has not looked for hooks anew: {0.reason}"
+    hint = (
+        "run 'systemctl restart {0.daemon}' (guests run on); if SELinux keeps it from running hooks,"
+        " see docs/hook.md"
+    )
+
+
+class ReloadElsewhere(VirtrngError):
+    directory: str
+    code = "reload-elsewhere"
+    exit_code = ExitCode.USAGE
+    sentence = "--reload is for libvirt's own hooks directory, and {0.directory} is another"
+    hint = "reload the libvirtd of that directory yourself"

@@ -56,3 +56,11 @@ class PlaceTaken(VirtrngError):
     code = "place-taken"
     sentence = "{0.place} cannot hold a simulated key: {0.why}"
     hint = "choose another place; or free that one, if no simulated key is in use there"
+
+
+class MetricsUnavailable(VirtrngError):
+    address: str
+    reason: str
+    code = "metrics-unavailable"
+    sentence = "cannot serve metrics at {0.address}: {0.reason}"
+    hint = "free that address, or change 'listen' of [metrics]; the service needs virtrng-metrics.socket"
