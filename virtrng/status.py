@@ -15,12 +15,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from virtrng import files
 from virtrng.errors import BadStatus
-from virtrng.files import replace
 
 VERSION = 1
 FILE_NAME = "feeder.json"
 LOCK_NAME = "feeder.lock"
+ABSENT = "absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,9 @@ class KeyStatus:
     """One key: what was read from it, and how its blocks fared.
 
     `state` is that of feeder.life.State, or "absent"; `reason` says why it stands there, and
-    `until_boottime_s` until when it does at least. `failures` are blocks by the test that they
+    `until_boottime_s` until when it does at least. A key that cannot be used (unpaired, busy, no
+    permission) is in "probe", one that has stopped itself is "failed"; `serial` is empty where a key
+    that is named by its path never told it. `failures` are blocks by the test that they
     failed; `failure_rate` is the moving part of blocks that failed, 0 to 1; `quarantines` are
     those of the last 24 hours. `telemetry` and `verdict` are what the key says of itself:
     keys.base.Telemetry.
@@ -51,6 +54,14 @@ class KeyStatus:
     failures: Mapping[str, float] = field(default_factory=dict)
     failure_rate: float = 0.0
     quarantines: int = 0
+
+    @classmethod
+    def unread(cls, kind: str, serial: str, state: str, reason: str | None) -> "KeyStatus":
+        """Return that of a key with which there was no session yet."""
+        return cls(
+            kind, serial, state, simulated=False, bytes_read=0, blocks_tested=0, blocks_failed=0,
+            frames_bad=0, sessions=0, last_fault=reason, reason=reason,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,7 @@ class FeederStatus:
 
 def write(run_dir: Path, status: FeederStatus) -> None:
     """Replace `run_dir`/feeder.json; raises FileFailed."""
-    replace(run_dir / FILE_NAME, json.dumps(dataclasses.asdict(status)).encode() + b"\n", 0o644)
+    files.replace(run_dir / FILE_NAME, json.dumps(dataclasses.asdict(status)).encode() + b"\n", 0o644)
 
 
 def read(run_dir: Path) -> FeederStatus | None:
@@ -118,6 +129,20 @@ def read(run_dir: Path) -> FeederStatus | None:
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadStatus(str(path), f"not a feeder's status: {error}") from error
+
+
+def holder(run_dir: Path) -> str | None:
+    """Name the feeder that runs, None if none does.
+
+    Another user than its own can only see whether the process is there that wrote the file last.
+    Raises BadStatus.
+    """
+    try:
+        return files.holder(run_dir / LOCK_NAME)
+    except PermissionError:
+        last = read(run_dir)
+        alive = last is not None and Path("/proc", str(last.pid)).exists()
+        return f"virtrng feed (pid {last.pid})" if last and alive else None
 
 
 def _seconds(value: object) -> float | None:

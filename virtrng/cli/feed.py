@@ -2,24 +2,37 @@
 """`virtrng feed`: the feeder in the foreground, as the service runs it."""
 
 import argparse
+import logging
 import signal
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Event
 
-from virtrng import config
-from virtrng.errors import ExitCode
-from virtrng.feeder import source
+from virtrng import config, service
+from virtrng.cli import feed_wait, output
+from virtrng.config import Config
+from virtrng.errors import ExitCode, MetricsUnavailable
+from virtrng.feeder import privileges, source
+from virtrng.feeder.bell import Bell
 from virtrng.feeder.daemon import Feeder
+from virtrng.feeder.looker import Looker
 from virtrng.keys import find
+from virtrng.status import KernelStatus
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--key", metavar="KEY", help=f"the key to use: {find.KEY_HELP}")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--key",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help=f"use this key alone, or these where it is given several times: {find.KEY_HELP}",
+    )
+    which.add_argument(
         "--simulate",
         metavar="KIND",
         choices=sorted(source.SIMULATED),
@@ -33,48 +46,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=source.DEFAULT_KEYRING,
         help=f"default: {source.DEFAULT_KEYRING}",
     )
-    parser.epilog = "It waits for a key when none is there. SIGTERM or Ctrl-C ends it, with a last seed."
+    feed_wait.add_arguments(parser)
+    parser.epilog = (
+        "It feeds from all keys that are plugged in, and waits for one when none is there. SIGTERM or Ctrl-C "
+        "ends it, with a last seed."
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Feed until told to stop."""
+    """Feed until told to stop, or until it is enough."""
     settings = config.load(arguments.config_file)
-    stop = _Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    Feeder(settings.feeder, settings.paths.run_dir, _sources(arguments, settings), stop).run()
+    service.log_with_priorities()
+    for key in arguments.key:
+        find.meant_by(key)  # what can never be there is told now, and not waited for
+    if arguments.wait is not None:
+        return feed_wait.run(arguments, settings, _feed)
+    if arguments.timeout is not None:
+        output.note("virtrng feed: error: --timeout is for --wait")
+        return ExitCode.USAGE
+    _feed(arguments, settings, lambda _given: False)
     return ExitCode.DONE
 
 
-class _Stop(Event):
-    """An Event that a signal handler may set.
-
-    The lock of an Event is not reentrant: a handler that runs while wait() holds
-    it would wait for it for ever. SimpleQueue.put() is reentrant by contract.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._stopped = False
-        self._wake: SimpleQueue[None] = SimpleQueue()
-
-    def set(self) -> None:
-        self._stopped = True
-        self._wake.put(None)
-
-    def is_set(self) -> bool:
-        return self._stopped
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if not self._stopped:
-            with suppress(Empty):
-                self._wake.get(timeout=timeout)
-        return self._stopped
+def _feed(
+    arguments: argparse.Namespace, settings: Config, enough: Callable[[KernelStatus], bool]
+) -> KernelStatus:
+    """Feed until told to stop, or until what was given is `enough`; return what was given."""
+    run_dir = settings.paths.run_dir
+    with ExitStack() as stack:
+        # First of all: it forks, and executes this command anew.
+        injector = stack.enter_context(closing(privileges.separate(run_dir, reseed=settings.feeder.reseed)))
+        bell = stack.enter_context(closing(Bell()))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: bell.stop())
+        looker = stack.enter_context(closing(_looker(arguments, settings, bell)))
+        feeder = Feeder(settings.feeder, run_dir, injector, lambda: looker.latest, bell, enough=enough)
+        stack.enter_context(_metrics(settings, feeder))
+        feeder.run()
+        return injector.status
 
 
-def _sources(arguments: argparse.Namespace, settings: config.Config) -> Callable[[], Iterable[source.Source]]:
+def _looker(arguments: argparse.Namespace, settings: Config, bell: Bell) -> Looker:
     if arguments.simulate:
-        return lambda: [source.simulated(arguments.simulate)]
-    if arguments.key:
-        find.meant_by(arguments.key)  # what can never be there is told now, and not waited for
-    return lambda: source.plugged_in(settings.keys, arguments.keyring, arguments.key)
+        one = source.Look((source.simulated(arguments.simulate),))
+        return Looker(lambda: one, bell.ring, usb=False)
+    by_path = any(isinstance(find.meant_by(key), find.At) for key in arguments.key)
+    return Looker(
+        lambda: source.look(settings.keys, arguments.keyring, arguments.key), bell.ring, usb=not by_path
+    )
+
+
+@contextmanager
+def _metrics(settings: Config, feeder: Feeder) -> Iterator[None]:
+    """Serve metrics where that is configured; where it fails, feeding goes on without them."""
+    where = service.inherited("metrics") or settings.metrics.listen
+    listener = None
+    if where is not None:
+        from virtrng import metrics  # what it imports costs 10 MB
+
+        try:
+            listener = metrics.Listener(where, lambda: feeder.latest)
+        except MetricsUnavailable as error:
+            log.error("%s; feeding goes on without them\n  %s", error, error.remedy)
+    try:
+        yield
+    finally:
+        if listener:
+            listener.close()

@@ -1,82 +1,133 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The feeder: one key is read, tested and conditioned, and the pool is reseeded from it by our own clock.
+"""The feeder: keys are read, tested and conditioned, each on its own, and the pool is reseeded from them.
 
-It never waits for /dev/random to become writable: since kernel 5.19 it does so
-only until the CRNG is ready, and feeders that wait for it feed nothing.
+    looker thread ── which keys are there ──┐
+    reader threads ── tested blocks ─► stocks ─► this loop ─► injector, feeder.json, the service manager
+
+The loop is the only one that seeds. It waits for its bell and for the clock, and
+never for a key, for sysfs, or for /dev/random to become writable.
 """
 
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
+from typing import Protocol
 
-from virtrng import kernel, status
+from virtrng import kernel, service, status
 from virtrng.config import FeederSettings
-from virtrng.entropy.conditioner import Conditioner
-from virtrng.errors import BadStatus, FeederRunning, FileFailed, KeySilent, KeyTrouble
-from virtrng.feeder.injector import Injector
-from virtrng.feeder.keyrings import Keyrings
-from virtrng.feeder.life import KeyLife, State
-from virtrng.feeder.source import Source
+from virtrng.entropy.conditioner import Seed
+from virtrng.errors import BadStatus, FeederRunning, FileFailed
+from virtrng.feeder.clock import SeedClock
+from virtrng.feeder.journal import Fed
+from virtrng.feeder.ports import Ports
+from virtrng.feeder.reader import Reader, in_thread
+from virtrng.feeder.source import Look
+from virtrng.feeder.stock import Stocks
+from virtrng.feeder.unit import Unit
 from virtrng.files import Lock
-from virtrng.keys.base import Key
-from virtrng.status import FeederStatus, KeyStatus
+from virtrng.status import FeederStatus, KernelStatus
 
 log = logging.getLogger(__name__)
 
-READ_TIMEOUT_MS = 500
 STATUS_INTERVAL_S = 1.0
-RETRY_S = 2.0
+
+
+class Injector(Protocol):
+    """What puts seeds into the kernel's pool."""
+
+    @property
+    def status(self) -> KernelStatus:
+        """What was given so far."""
+        ...
+
+    def inject(self, seed: Seed, *, made_of_bytes: int, now: float) -> None:
+        """Mix `seed` in with its credit; `now` is Unix time. Raises KernelRefused or InjectorLost."""
+        ...
+
+    def check(self) -> None:
+        """Raise InjectorLost if it has ended."""
+        ...
+
+
+class Waiting(Protocol):
+    """What the loop waits at: a Bell."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the feeder was told to end."""
+        ...
+
+    def ring(self) -> None:
+        """Wake it, from any thread."""
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when it was rung, or after `timeout_s`."""
+        ...
 
 
 class Feeder:
-    """The feeder of one run_dir. Not thread-safe; `stop` may be set from anywhere."""
+    """The feeder of one run_dir. `latest` is what it last published."""
 
     def __init__(
         self,
         settings: FeederSettings,
         run_dir: Path,
-        sources: Callable[[], Iterable[Source]],
-        stop: Event,
+        injector: Injector,
+        look: Callable[[], Look | None],
+        bell: Waiting,
+        *,
+        enough: Callable[[KernelStatus], bool] = lambda _kernel: False,
         clock: Callable[[], float] = kernel.boottime_s,
+        awake: Callable[[], float] = time.monotonic,
+        spawn: Callable[[Reader], object] = in_thread,
     ) -> None:
-        """`sources` lists the keys that could be opened now, the first choice first."""
+        """`look` tells, at once, what keys were last seen; None before the first look.
+
+        `enough` is asked about once a second whether what was given will do. `clock` is
+        CLOCK_BOOTTIME and `awake` CLOCK_MONOTONIC; `spawn` has a reader run.
+        """
+        self.latest: FeederStatus | None = None
         self._settings = settings
         self._run_dir = run_dir
-        self._sources = sources
-        self._stop = stop
+        self._injector = injector
+        self._look = look
+        self._bell = bell
+        self._enough = enough
         self._clock = clock
-        self._conditioner = Conditioner()
-        self._gathered_bytes = 0
-        self._due_at = 0.0
-        self._status_due_at = 0.0
+        self._awake = awake
+        self._stocks = Stocks(clock)
+        self._ports = Ports(self._stocks, bell.ring, clock, awake, spawn)
+        self._seed_clock = SeedClock(settings.interval_s)
+        self._unit = Unit(awake())
+        self._started_s = self._status_due_s = clock()
+        self._fed = Fed(self._started_s)
         self._status_failed = False
-        self._reported: dict[str, str] = {}
-        self._key: KeyStatus | None = None
-        self._waiting: str | None = None
-        self._keyrings = Keyrings(clock)
+        self._feeding: list[str] = []
 
     def run(self) -> None:
-        """Feed until `stop` is set. Raises FeederRunning, KernelRefused or FileFailed before it begins."""
+        """Feed until the bell says stop, or it is enough; the last thing is a seed.
+
+        Raises FeederRunning or FileFailed before it begins, later KernelRefused or InjectorLost.
+        """
         # Whoever can read a file can hold a lock on it: this one keeps feeders from starting.
         lock = Lock(self._run_dir / status.LOCK_NAME, mode=0o600)
         if holder := lock.acquire(f"virtrng feed (pid {os.getpid()})"):
             raise FeederRunning(holder, self._what_it_feeds())
-        try:
-            self._injector = Injector(reseed=self._settings.reseed)
-            try:
-                self._write_status()
-                while not self._stop.is_set():
-                    self._stop.wait(self._use_a_key())
-            finally:
-                self._write_status()
-                self._injector.close()
-        finally:
-            lock.release()
+        with ExitStack() as ending:  # the last comes first
+            ending.callback(lock.release)
+            ending.callback(self._ports.close)
+            ending.callback(self._publish)  # where each key stood, before it is given back
+            self._round()
+            while not self._bell.stopping and not self._enough(self._injector.status):
+                self._bell.wait(self._wait_s())
+                self._round()
+            service.stopping()
+            self._seed()
 
     def _what_it_feeds(self) -> str:
         running = None
@@ -85,125 +136,78 @@ class Feeder:
         names = [f"{key.kind}:serial={key.serial}" for key in running.keys] if running else []
         return ", ".join(names) or str(self._run_dir)
 
-    def _use_a_key(self) -> float:
-        """Use the first key that can be used, until it fails; return the seconds to wait after that."""
+    def _round(self) -> None:
+        """Do all that is due. Nothing in here waits for anything outside this process but the injector."""
+        now_s, awake_s = self._clock(), self._awake()
+        look = self._look()
+        if look is not None:
+            self._ports.match(look)
+        self._ports.tend()
+        before, self._feeding = self._feeding, self._ports.feeding
+        if set(self._feeding) - set(before) or self._seed_clock.resumed(now_s, awake_s):
+            self._seed_clock.at_once()
+        if self._seed_clock.due(now_s):
+            self._seed()
+        self._fed.tell(now_s, self._feeding)
+        if now_s >= self._status_due_s:
+            self._injector.check()
+            self._publish()
+        self._tell_unit(awake_s, look)
+
+    def _wait_s(self) -> float:
+        now_s = self._clock()
+        wait_s = max(0.0, self._status_due_s - now_s)
+        if any(stock.has_seed for stock in self._stocks.all()):
+            wait_s = min(wait_s, self._seed_clock.wait_s(now_s))
+        return wait_s
+
+    def _seed(self) -> None:
+        """Give a seed of each key that is OK and has given enough for one; none is mixed with another's."""
+        given = [made for stock in self._stocks.all() if (made := stock.take())]
+        for made in given:
+            self._injector.inject(made.seed, made_of_bytes=made.of_bytes, now=time.time())
+            log.log(
+                logging.INFO if self._injector.status.seeds == 1 else logging.DEBUG,
+                "/dev/random seeded with %d bytes made of %d tested bytes of %s, %d bits credited%s",
+                len(made.seed.data), made.of_bytes, made.name, made.seed.entropy_bits,
+                ", in effect at once" if self._settings.reseed else "",
+            )  # fmt: skip
+        if given:
+            self._seed_clock.seeded(self._clock(), crng_ready=kernel.crng_ready())
+
+    # --- what is told
+
+    def _tell_unit(self, awake_s: float, look: Look | None) -> None:
+        self._unit.alive(awake_s)
+        self._unit.ready(
+            awake_s,
+            seeded=kernel.crng_ready() or self._injector.status.seeded_bits > 0,
+            promising=look is None or self._ports.promising,
+        )
+        if self._feeding:
+            self._unit.says(f"fed by {', '.join(self._feeding)}")
+        else:
+            why = self._ports.waiting or self._ports.standing or "none is ready yet"
+            self._unit.says(f"no key feeds the pool: {why}")
+
+    def _publish(self) -> None:
+        """Replace feeder.json; a full disk costs the status, never the feeding."""
+        self._status_due_s = self._clock() + STATUS_INTERVAL_S
+        self.latest = FeederStatus(
+            updated_at=time.time(),
+            pid=os.getpid(),
+            keys=self._ports.statuses(),
+            kernel=replace(self._injector.status, crng_ready=kernel.crng_ready()),
+            waiting=self._ports.waiting,
+            started_boottime_s=self._started_s,
+            unfed_since_boottime_s=self._fed.unfed_since_s,
+        )
         try:
-            sources = list(self._sources())
-        except KeyTrouble as trouble:  # there is none to choose from
-            self._report(trouble, "")
-            sources = []
-        self._keyrings.forget_all_but({source.name for source in sources})
-        for source in sources:
-            if self._keyrings.waits(source.name):
-                continue
-            try:
-                key = source.open()
-                try:
-                    self._feed_from(key, source)
-                finally:
-                    key.close()
-                return 0.0
-            except (KeyTrouble, FileFailed) as trouble:  # the file is the keyring
-                self._report(trouble, source.name)
-                self._keyrings.note(source.name, trouble)
-        self._write_status()
-        return RETRY_S
-
-    def _report(self, trouble: KeyTrouble | FileFailed, name: str) -> None:
-        """Say of each key once what it has, however often that happens in a row."""
-        self._waiting = str(trouble)
-        if self._key:
-            self._key = replace(self._key, state="absent", last_fault=str(trouble))
-        # How long a key was silent differs each time, and is no news.
-        fact = trouble.code if isinstance(trouble, KeySilent) else str(trouble)
-        known = self._reported.get(name) == fact
-        if name:
-            self._reported.pop("", None)
-        else:  # none is there: what the next one has is news
-            self._reported.clear()
-        self._reported[name] = fact
-        if not known:
-            log.warning("%s; waiting for a key\n  %s", trouble, trouble.remedy)
-
-    def _feed_from(self, key: Key, source: Source) -> None:
-        key.start()
-        name = f"{source.kind}:serial={key.serial}"
-        note = ", simulated by virtrng: mixed in with a credit of 0" if key.simulated else ""
-        log.info("%s: session established%s", name, note)
-        self._waiting = None
-        for known in ("", source.name):  # what others have is no news yet
-            self._reported.pop(known, None)
-        life = KeyLife(name, source.min_entropy, self._clock)
-        self._discard()
-        self._due_at = self._clock()
-        try:
-            while not self._stop.is_set():
-                self._pass_on(key, life)
-                if self._clock() >= self._status_due_at:
-                    self._key = _status_of(source, key, life)
-                    self._write_status()
-            if self._conditioner.ready:
-                self._seed(key)
-        finally:  # after trouble too: the last that a key said may tell why
-            self._key = _status_of(source, key, life)
-
-    def _pass_on(self, key: Key, life: KeyLife) -> None:
-        """Read once, and do with it what is due."""
-        noise = key.read(READ_TIMEOUT_MS)
-        for block in life.take(noise) if noise else ():
-            self._conditioner.add(block.data, block.assessed_bits)
-            self._gathered_bytes += len(block.data)
-        if life.state is not State.OK:
-            self._discard()
-        elif self._conditioner.ready and self._clock() >= self._due_at:
-            self._seed(key)
-
-    def _discard(self) -> None:
-        self._conditioner.discard()
-        self._gathered_bytes = 0
-
-    def _seed(self, key: Key) -> None:
-        seed = self._conditioner.take(credited=not key.simulated)
-        self._injector.inject(seed, made_of_bytes=self._gathered_bytes, now=time.time())
-        log.log(
-            logging.INFO if self._injector.status.seeds == 1 else logging.DEBUG,
-            "/dev/random seeded with %d bytes made of %d tested bytes, %d bits credited%s",
-            len(seed.data), self._gathered_bytes, seed.entropy_bits,
-            ", in effect at once" if self._settings.reseed else "",
-        )  # fmt: skip
-        self._gathered_bytes = 0
-        # Until the CRNG is ready each block counts; after that our own clock paces.
-        self._due_at = self._clock() + (self._settings.interval_s if kernel.crng_ready() else 0)
-
-    def _write_status(self) -> None:
-        """Publish; a full disk costs the status, never the feeding."""
-        self._status_due_at = self._clock() + STATUS_INTERVAL_S
-        keys = (self._key,) if self._key else ()
-        try:
-            status.write(
-                self._run_dir,
-                FeederStatus(time.time(), os.getpid(), keys, self._injector.status, self._waiting),
-            )
+            status.write(self._run_dir, self.latest)
+            if self._status_failed:
+                log.warning("%s is written again", self._run_dir / status.FILE_NAME)
             self._status_failed = False
         except FileFailed as error:
             if not self._status_failed:
                 log.error("%s; feeding goes on without it", error)
             self._status_failed = True
-
-
-def _status_of(source: Source, key: Key, life: KeyLife) -> KeyStatus:
-    counters = key.counters
-    return KeyStatus(
-        kind=source.kind,
-        serial=key.serial,
-        state=life.state.value,
-        simulated=key.simulated,
-        bytes_read=life.bytes_read,
-        blocks_tested=life.blocks_tested,
-        blocks_failed=life.blocks_failed,
-        frames_bad=counters.frames_bad,
-        sessions=counters.sessions,
-        last_fault=life.last_fault,
-        telemetry=dict(counters.telemetry.figures),
-        verdict=counters.telemetry.verdict,
-    )

@@ -50,11 +50,11 @@ class Keyrings:
         self._waits[name] = replace(wait, looks=looks)
         return False
 
-    def note(self, name: str, trouble: VirtrngError) -> None:
-        """Remember why the key could not be used, if its keyring is why."""
+    def note(self, name: str, trouble: VirtrngError) -> bool:
+        """Remember why the key could not be used, if its keyring is why; return whether it is."""
         known = self._waits.pop(name, None)
         if not isinstance(trouble, NoLongTermKey | BadKeyring | WrongLongTermKey):
-            return
+            return False
         keyring = Path(trouble.keyring)
         if known is not None and known.keyring == keyring:
             looks = known.looks
@@ -64,6 +64,7 @@ class Keyrings:
             looks = _UNKNOWN
         retry_s = WRONG_KEY_RETRY_S if isinstance(trouble, WrongLongTermKey) else math.inf
         self._waits[name] = _Wait(keyring, looks, self._clock() + retry_s)
+        return True
 
 
 def _looks(keyring: Path) -> _Looks:

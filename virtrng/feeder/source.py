@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """From what KEY means to an open driver, or a simulated one."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtrng.config import KeySettings
+from virtrng.errors import KeyTrouble
 from virtrng.keys import KEYS, find
 from virtrng.keys.base import Key
 from virtrng.keys.entropykey import ENTROPY_KEY, EntropyKey
@@ -27,12 +28,47 @@ SIMULATED: dict[str, Callable[[], Key]] = {"entropykey": _simulated_entropykey}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A key that could be opened: `open` touches it for the first time."""
+    """A key that could be opened: `open` touches it for the first time.
+
+    `name` is how it was named, `serial` what is known of it before it is opened; `place` is where
+    it is plugged in: another one when it is plugged in anew.
+    """
 
     name: str
     kind: str
+    serial: str
+    place: str
     min_entropy: float
-    open: Callable[[], Key]
+    open: Callable[[], Key] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look found: the keys that could be opened, and why there are not more of them."""
+
+    sources: tuple[Source, ...]
+    missing: tuple[KeyTrouble, ...] = ()
+
+    def same_as(self, other: "Look | None") -> bool:
+        """Whether `other` found the same."""
+        return (
+            other is not None
+            and self.sources == other.sources
+            and [str(trouble) for trouble in self.missing] == [str(trouble) for trouble in other.missing]
+        )
+
+
+def look(settings: tuple[KeySettings, ...], keyring: Path, wanted: Sequence[str]) -> Look:
+    """Look for the `wanted` keys, or for all that are plugged in where none is named. Raises NoSuchKind."""
+    sources: dict[tuple[str, str], Source] = {}
+    missing: list[KeyTrouble] = []
+    for one in wanted or (None,):
+        try:
+            for source in plugged_in(settings, keyring, one):
+                sources[source.name, source.place] = source
+        except KeyTrouble as trouble:
+            missing.append(trouble)
+    return Look(tuple(sources.values()), tuple(missing))
 
 
 def plugged_in(settings: tuple[KeySettings, ...], keyring: Path, wanted: str | None) -> Iterator[Source]:
@@ -49,13 +85,14 @@ def plugged_in(settings: tuple[KeySettings, ...], keyring: Path, wanted: str | N
     pinned = {key.serial: key.min_entropy for key in settings}
     for key in chosen:
         min_entropy = pinned.get(key.device.serial) or key.kind.min_entropy
-        yield Source(key.name, key.kind.name, min_entropy, _opener(key, keyring, min_entropy))
+        opener = _opener(key, keyring, min_entropy)
+        yield Source(key.name, key.kind.name, key.device.serial, key.device.node, min_entropy, opener)
 
 
 def simulated(name: str) -> Source:
     """Return a simulated key of the kind called `name`, in this process: its bytes are never credited."""
     kind = next(kind for kind in KEYS if kind.name == name)
-    return Source(f"simulated {name}", name, kind.min_entropy, SIMULATED[name])
+    return Source(f"simulated {name}", name, "", "this process", kind.min_entropy, SIMULATED[name])
 
 
 def _opener(key: find.Found, keyring: Path, min_entropy: float) -> Callable[[], Key]:
@@ -75,4 +112,4 @@ def _at(meant: find.At, settings: tuple[KeySettings, ...], keyring: Path) -> Sou
     def open_key() -> Key:
         return meant.kind.open(path.at(meant.name, meant.path), keyring, min_entropy)
 
-    return Source(meant.name, meant.kind.name, min_entropy, open_key)
+    return Source(meant.name, meant.kind.name, "", str(meant.path), min_entropy, open_key)

@@ -12,6 +12,9 @@ import pyudev
 
 SIMULATED_MARK = "simulated by virtrng"
 
+# libudev itself tells by it whether udevd runs (systemd, src/libudev/libudev-monitor.c).
+_UDEVD = Path("/run/udev/control")
+
 
 @dataclass(frozen=True, slots=True)
 class UsbDevice:
@@ -62,6 +65,32 @@ def _usb_device(device: pyudev.Device) -> UsbDevice | None:
         address=address,
         node=f"/dev/bus/usb/{bus:03d}/{address:03d}",
     )
+
+
+class Plugs:
+    """Is readable when a USB device has come, and udev's rules were applied to it, or gone."""
+
+    def __init__(self) -> None:
+        """Listen from now on. Raises OSError where there is no netlink socket to be had."""
+        self._monitor = pyudev.Monitor.from_netlink(pyudev.Context())
+        self._monitor.filter_by("usb", "usb_device")
+        self._monitor.start()
+
+    @property
+    def heard(self) -> bool:
+        """Whether there is anybody to tell: without udevd one has to look from time to time."""
+        return _UDEVD.exists()
+
+    def fileno(self) -> int:
+        """Return its socket."""
+        return int(self._monitor.fileno())
+
+    def drain(self) -> None:
+        """Take what was told; what is there now is for usb_devices() to say."""
+        # More than the socket could hold is an error, and there is something to look at all the same.
+        with suppress(OSError):
+            while self._monitor.poll(0):
+                pass
 
 
 def serial_ports(device: UsbDevice) -> list[str]:

@@ -4,8 +4,10 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from tests.unit.support import ROOT, child_after, in_child, is_root
 from virtrng import cli, files, status
-from virtrng.cli import feed
+from virtrng.errors import ExitCode
 
 REFUSED = "virtrng: /dev/random refused RNDADDENTROPY: no CAP_SYS_ADMIN"
 
@@ -77,7 +79,7 @@ def test_ended_while_it_waits_for_a_key(config_file: Path) -> None:
             assert line_with(process, "refused") == REFUSED
             assert process.wait() == 1
             return
-        assert "waiting for a key" in line_with(process, "key")
+        assert "waiting for a key" in line_with(process, "waiting")
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
 
@@ -107,46 +109,56 @@ def test_a_second_one_is_told_who_runs(config_file: Path, tmp_path: Path) -> Non
     with child_after(hold) as pid, feeding(config_file, "--simulate", "entropykey") as process:
         out, said = process.communicate()
     assert (process.returncode, out) == (1, "")
-    assert said.splitlines()[0] == f"virtrng: {tmp_path}/run is in use by virtrng feed (pid {pid})"
-
-
-# --- the stop that a signal handler sets
-
-
-def test_a_stop_is_an_event() -> None:
-    stop = feed._Stop()
-    assert stop.is_set() is False
-    assert stop.wait(0.0) is False
-    stop.set()
-    stop.set()
-    assert stop.is_set() is True
-    assert [stop.wait(), stop.wait(), stop.wait(100.0)] == [True] * 3
-
-
-def test_a_signal_at_any_moment_of_waiting_ends_it() -> None:
-    # With an Event of threading's this hangs: its lock is held while the handler asks for it.
-    moments = 0
-
-    def trace(frame: object, event: str, _argument: object) -> object:
-        nonlocal moments
-        if event == "line":
-            moments += 1
-            signal.raise_signal(signal.SIGUSR1)
-        return trace
-
-    old_handler = signal.signal(signal.SIGUSR1, lambda *_: stop.set())
-    stop = feed._Stop()
-    old_trace = sys.gettrace()
-    try:
-        sys.settrace(trace)  # type: ignore[arg-type]
-        ended = stop.wait(100.0)
-    finally:
-        sys.settrace(old_trace)
-        signal.signal(signal.SIGUSR1, old_handler)
-    assert ended is True
-    assert moments >= 2
+    in_use = f"virtrng: {tmp_path}/run is in use by virtrng feed (pid {pid})"
+    assert said.splitlines()[0] == (in_use if is_root() else REFUSED)
 
 
 def test_the_help_names_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["feed", "--help"]) == 0
     assert re.search(r"KIND: *\n? *entropykey", capsys.readouterr().out)
+
+
+def test_timeout_is_for_wait(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--config-file", str(config_file), "feed", "--timeout", "3"]) == ExitCode.USAGE
+    assert capsys.readouterr().err == "virtrng feed: error: --timeout is for --wait\n"
+
+
+def test_a_key_or_a_simulated_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["feed", "--key", "x", "--simulate", "entropykey"]) == ExitCode.USAGE
+    assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("listen", ["free", "taken"])
+def test_metrics_are_served_where_they_can_be_and_feeding_goes_on_where_not(
+    tmp_path: Path, config_file: Path, listen: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        if listen == "free":
+            taken.close()
+        config_file.write_text(f"{config_file.read_text()}[metrics]\nlisten = '127.0.0.1:{port}'\n")
+        with feeding(config_file, "--simulate", "entropykey") as process:
+            if not is_root():
+                assert line_with(process, "refused") == REFUSED
+                return
+            if listen == "taken":
+                assert "feeding goes on without them" in line_with(process, str(port))
+            line_with(process, "session established")
+            if listen == "free":
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                    assert "virtrng_seeds_total 0.0" in answer.read().decode()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+
+
+def test_without_the_injector_it_ends(config_file: Path) -> None:
+    with feeding(config_file, "--simulate", "entropykey") as process:
+        if not is_root():
+            assert line_with(process, "refused") == REFUSED
+            return
+        line_with(process, "session established")
+        (injector,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(injector), signal.SIGKILL)
+        told = line_with(process, "virtrng:")
+        assert told.startswith("virtrng: the process that seeds the kernel's pool was killed")
+        assert process.wait() == ExitCode.FAILED

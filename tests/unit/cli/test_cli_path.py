@@ -83,8 +83,8 @@ def test_while_it_is_fed_status_says_simulated_and_what_the_key_says(
     assert (key["simulated"], key["verdict"]) == (True, "no failure")
     assert key["telemetry"]["raw_left_shannons_per_byte"] == 2.95
     shown = next(line for line in lines if line.startswith("key "))
-    assert f"entropykey:serial={SERIAL} (simulated by virtrng): ok, " in shown
-    assert "it says of itself: no failure, " in lines[lines.index(shown) + 1]
+    assert f"entropykey:serial={SERIAL} (simulated by virtrng): ok when the feeder ended" in shown
+    assert "it says of itself: no failure, " in lines[lines.index(shown) + 2]
 
 
 def test_a_kind_that_does_not_exist_is_told_and_not_waited_for(config_file: Path) -> None:

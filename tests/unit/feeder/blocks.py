@@ -28,4 +28,4 @@ def _biased() -> bytes:
 
 
 BIASED = _biased()
-STUCK = clean(0)[:1200] + bytes(100) + clean(0)[1300:]
+STUCK = _NOISE(1200) + bytes(100) + _NOISE(1200)

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.feeder.blocks import clean
-from tests.unit.feeder.rig import Clock, Rig, ScriptedKey, make_rig
+from tests.unit.feeder.rig import Clock, Rig, ScriptedKey, admitted, used
 from virtrng.errors import BadKeyring, KeyLost, KeyTrouble, NoLongTermKey, WrongLongTermKey
-from virtrng.feeder import daemon
 from virtrng.feeder.keyrings import WRONG_KEY_RETRY_S, Keyrings
-from virtrng.feeder.source import Source
+from virtrng.feeder.source import Look, Source
 from virtrng.keys.entropykey import EntropyKey
 from virtrng.keys.entropykey.exchange import Pairing
 from virtrng.keys.entropykey.keyring import long_term_key, store
@@ -54,7 +52,7 @@ def settled(keyrings: Keyrings, trouble: KeyTrouble) -> Keyrings:
     """Have it look twice: once for the trouble, once for a change while that arose."""
     for _ in range(2):
         assert not keyrings.waits("a")
-        keyrings.note("a", trouble)
+        assert keyrings.note("a", trouble)
     assert keyrings.waits("a")
     return keyrings
 
@@ -109,7 +107,7 @@ def test_a_wrong_long_term_key_waits_for_half_a_minute_or_a_change(keyring: Path
 def test_other_keys_and_other_trouble_do_not_wait(trouble: KeyTrouble) -> None:
     keyrings = settled(Keyrings(Clock()), trouble)
     assert not keyrings.waits("b")
-    keyrings.note("b", KeyLost("b", "being read"))
+    assert not keyrings.note("b", KeyLost("b", "being read"))
     assert not keyrings.waits("b")
     keyrings.note("a", KeyLost("a", "being read"))
     assert not keyrings.waits("a")
@@ -127,29 +125,17 @@ def test_a_key_that_is_plugged_in_anew_is_looked_at_anew(trouble: KeyTrouble) ->
 
 
 @pytest.fixture
-def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    return make_rig(tmp_path / "run", monkeypatch)
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path / "run")
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage().split("\n")[0] for record in caplog.records if record.name == daemon.__name__
-            and record.levelno >= logging.WARNING]  # fmt: skip
-
-
-def when_it_waits_for_the(turn: int, rig: Rig, act: Callable[[], object]) -> None:
-    """Do `act` while the feeder waits for so many times."""
-    wait = rig.stop.wait
-
-    def waiting(timeout: float | None = None) -> bool:
-        if len(rig.stop.waited_s) == turn:
-            act()
-        return wait(timeout)
-
-    rig.stop.wait = waiting  # type: ignore[method-assign]
+    return [record.getMessage().split("\n")[0] for record in caplog.records
+            if record.levelno >= logging.WARNING and "for 10 s" not in record.getMessage()]  # fmt: skip
 
 
 def unpaired(rig: Rig, keyring: Path) -> ScriptedKey:
-    key = rig.key(clean(0))
+    key = rig.key(serial="a")
     key.start_trouble = NoLongTermKey(SERIAL, str(keyring))
     return key
 
@@ -158,32 +144,22 @@ def test_it_is_left_closed_and_reported_once(
     rig: Rig, keyring: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = unpaired(rig, keyring)
-    rig.rounds = [[key] for _ in range(19)]
-    rig.run(key)
+    rig.run(key, for_s=300.0)
     assert key.closed == 2, "one look, one more for a change meanwhile, and none after that"
-    assert rig.stop.waited_s == [2.0] * 20
     assert warnings(caplog) == [
         f"{keyring} has no long-term key for the Entropy Key {SERIAL}; waiting for a key"
     ]
+    (found,) = rig.status.keys
+    assert (found.serial, found.state) == ("a", "probe")
+    assert found.reason == f"{keyring} has no long-term key for the Entropy Key {SERIAL}"
 
 
 def test_another_key_serves_meanwhile(rig: Rig, keyring: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = unpaired(rig, keyring)
-    second = rig.key(*[KeyLost("b", "being read")] * 4, clean(1))
-    rig.rounds = [[first, second] for _ in range(5)]
-    rig.run(first, second)
-    assert (first.closed, second.closed) == (2, 5)
-    assert len(rig.seeds) == 1
+    rig.run(rig.key(*admitted(*used(30))), first)
+    assert first.closed == 2
+    assert len(rig.seeds) >= 3
     assert len([text for text in warnings(caplog) if "no long-term key" in text]) == 1
-
-
-def test_a_wrong_long_term_key_is_tried_again_every_half_minute(rig: Rig, keyring: Path) -> None:
-    key = rig.key()
-    key.start_trouble = WrongLongTermKey("A", str(keyring))
-    rig.stop.rounds_max = 46
-    rig.rounds = [[key] for _ in range(60)]
-    rig.run(key)
-    assert key.closed == 4, "at 0, 30, 60 and 90 s"
 
 
 class Port:
@@ -192,7 +168,7 @@ class Port:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.firmware = SimulatedEntropyKey(
-            long_term_key=bytes(32), master_key=SECRET, now_s=rig.clock(), rate_bytes_per_s=1000.0
+            long_term_key=bytes(32), master_key=SECRET, now_s=rig.clock(), rate_bytes_per_s=4000.0
         )
         self.open: SimulatedTransport | None = None
         self.opened = 0
@@ -211,30 +187,13 @@ class Port:
         return self.open
 
 
-class Reopened:
-    """The key of a port, as a Source opens it: anew each time."""
-
-    def __init__(self, port: Port, keyring: Path, ends_at_s: float) -> None:
-        self.port, self.keyring, self.ends_at_s = port, keyring, ends_at_s
-
-    def __call__(self) -> EntropyKey:
-        look_up: Callable[[str], bytes] = lambda serial: long_term_key(self.keyring, serial)  # noqa: E731
-        key = EntropyKey(self.port.transport(), look_up, min_entropy=0.5, clock=self.port.rig.clock)
-        read = key.read
-
-        def read_until(timeout_ms: int) -> object:
-            if self.port.rig.clock() >= self.ends_at_s:
-                self.port.rig.stop.set()
-            return read(timeout_ms)
-
-        key.read = read_until  # type: ignore[method-assign, assignment]
-        return key
-
-
 def test_pairing_needs_no_restart(rig: Rig, keyring: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     port = Port(rig)
-    opener = Reopened(port, keyring, rig.clock() + 60)
+
+    def open_key() -> EntropyKey:
+        look_up: Callable[[str], bytes] = lambda serial: long_term_key(keyring, serial)  # noqa: E731
+        return EntropyKey(port.transport(), look_up, min_entropy=0.5, clock=rig.clock)
 
     def pair() -> None:
         assert port.opened == 2
@@ -245,13 +204,13 @@ def test_pairing_needs_no_restart(rig: Rig, keyring: Path, caplog: pytest.LogCap
         store(keyring, serial, pairing.rekey())
         transport.close()
 
-    when_it_waits_for_the(5, rig, pair)
-    rig.sources = lambda: [Source("a", "entropykey", 0.5, opener)]  # type: ignore[method-assign]
-    rig.run()
+    rig.at(5.0, pair)
+    rig.look = lambda: Look((Source("a", "entropykey", "", "here", 0.5, open_key),))
+    rig.run(for_s=60.0)
     assert port.opened == 4, "two looks, the pairing, and the session"
     assert len(rig.seeds) > 2
-    messages = [record.getMessage().split("\n")[0] for record in caplog.records
-                if record.name == daemon.__name__]  # fmt: skip
-    assert messages[0].endswith(f"has no long-term key for the Entropy Key {SERIAL}; waiting for a key")
-    assert "session established" in messages[1]
+    assert [key.serial for key in rig.status.keys] == [SERIAL]
+    told = [record.getMessage().split("\n")[0] for record in caplog.records]
+    assert told[0].endswith(f"has no long-term key for the Entropy Key {SERIAL}; waiting for a key")
+    assert "session established" in told[1]
     assert os.stat(keyring).st_size > 0

@@ -12,6 +12,7 @@ from tests.unit.transport.served import KEYRING_LINE, listening, on_a_pty, to_th
 from virtrng.config import KeySettings
 from virtrng.errors import KeyLost, NoKey, NoKeyAt, NoLongTermKey, NoSuchKey, NoSuchKind
 from virtrng.feeder import source
+from virtrng.feeder.source import Look
 from virtrng.keys import KEYS
 from virtrng.keys.entropykey import EntropyKey
 from virtrng.sim.entropykey import SERIAL, simulated
@@ -174,3 +175,43 @@ def test_a_kind_that_does_not_exist_is_no_trouble_of_a_key(plug_in: Any) -> None
 def test_a_path_to_something_else(tmp_path: Path) -> None:
     with pytest.raises(NoKeyAt, match="it is neither a tty nor a socket"):
         list(source.plugged_in((), Path("k"), f"entropykey:{tmp_path}"))
+
+
+# --- one look
+
+
+def names(look: Look) -> list[str]:
+    return [one.name for one in look.sources]
+
+
+def test_a_look_finds_all_or_the_wanted_ones(plug_in: Any) -> None:
+    plug_in(KEY, OTHER)
+    assert names(source.look((), Path("k"), [])) == [f"entropykey:serial={SERIAL}", "entropykey:serial=OTHER"]
+    assert names(source.look((), Path("k"), ["OTHER", SERIAL, "entropykey:serial=OTHER"])) == [
+        "entropykey:serial=OTHER",
+        f"entropykey:serial={SERIAL}",
+    ]
+
+
+def test_a_look_tells_what_is_missing_and_goes_on(plug_in: Any, tmp_path: Path) -> None:
+    plug_in(KEY)
+    found = source.look((), Path("k"), ["none", f"entropykey:{tmp_path}/none", SERIAL])
+    assert names(found) == [f"entropykey:serial={SERIAL}"]
+    assert [type(one) for one in found.missing] == [NoSuchKey, NoKeyAt]
+    plug_in()
+    assert [type(one) for one in source.look((), Path("k"), []).missing] == [NoKey]
+
+
+def test_where_a_key_is_tells_one_plugging_in_from_the_next(plug_in: Any) -> None:
+    plug_in(KEY)
+    first = source.look((), Path("k"), [])
+    assert (first.sources[0].serial, first.sources[0].place) == (SERIAL, "/dev/bus/usb/001/002")
+    assert first.same_as(source.look((), Path("k"), []))
+    assert not first.same_as(None)
+    plug_in(replace(KEY, address=3, node="/dev/bus/usb/001/003"))
+    assert not first.same_as(source.look((), Path("k"), []))
+    plug_in()
+    none = source.look((), Path("k"), [])
+    assert not first.same_as(none)
+    assert none.same_as(source.look((), Path("k"), []))
+    assert not none.same_as(Look(()))

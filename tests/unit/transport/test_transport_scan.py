@@ -2,7 +2,9 @@
 """Looking for USB devices, and for who holds one. pyudev reads the machine's own /sys alone, so that
 devices are those of a stand-in for its context, attributes as sysfs has them."""
 
+import errno
 import os
+import select
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -96,6 +98,36 @@ def test_a_text_that_is_not_there_is_empty(
 def test_our_own_simulated_keys_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, KEY, KEY | {"manufacturer": b"Simtec Electronics, simulated by virtrng\n"})
     assert [device.simulated for device in scan.usb_devices()] == [False, True]
+
+
+# --- what comes and goes
+
+
+def test_news_of_it_can_be_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugs = scan.Plugs()
+    assert select.select([plugs], [], [], 0)[0] == []
+    plugs.drain()
+    for there in (False, True):
+        monkeypatch.setattr(scan, "_UDEVD", tmp_path if there else tmp_path / "none")
+        assert plugs.heard == there
+
+
+def test_more_news_than_could_be_kept_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugs = scan.Plugs()
+
+    def overrun(_timeout: int) -> None:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    monkeypatch.setattr(plugs._monitor, "poll", overrun)
+    plugs.drain()
+
+
+def test_all_news_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugs = scan.Plugs()
+    news = [object(), object(), None]
+    monkeypatch.setattr(plugs._monitor, "poll", lambda _timeout: news.pop(0))
+    plugs.drain()
+    assert news == []
 
 
 # --- who holds it
