@@ -14,8 +14,9 @@ RUN_PACKAGES := python3 python3-libvirt python3-usb python3-pyudev python3-lxml 
 # What checks it and installs it: pytest on both cores, hypothesis, a .venv for ruff and mypy, pip for `make install`.
 CHECK_PACKAGES := python3-pytest python3-pytest-xdist python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel
 # What the lab is made of: libvirt's daemon without its system integration (libvirt-daemon-system),
-# so that none of the host's is started; systemd for systemd-analyze, which judges the unit.
-LAB_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 systemd
+# so that none of the host's is started; systemd for systemd-analyze, which judges the unit; strace, which counts
+# what feeders ask of the kernel.
+LAB_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 systemd strace
 
 # No byte code beside the sources: the tree may be another user's.
 export PYTHONDONTWRITEBYTECODE := 1
@@ -54,6 +55,8 @@ test-long: deps ## the same tests with 25 times the examples, faults and session
 bench: deps ## figures side by side with peers, in one run
 	@$(PYTHON) -m bench.fips
 	@$(PYTHON) -m bench.entropykey
+	@$(PYTHON) -m bench.guests
+	@$(PYTHON) -m bench.feeder
 
 install: deps ## install under /usr/local (PREFIX, DESTDIR)
 	$(PIP_INSTALL) --break-system-packages --force-reinstall $(if $(PREFIX),--prefix=$(PREFIX)) $(if $(DESTDIR),--root=$(DESTDIR)) .

@@ -184,6 +184,10 @@ class SimulatedEntropyKey:
         """Return the length of nonce that K! or L! says has come."""
         return nonce_bytes
 
+    def _frames(self) -> int:
+        """Return how many E frames the block that was just finished gives."""
+        return self._block_frames
+
     # --- commands
 
     def _send(self, covered: bytes) -> None:
@@ -285,7 +289,7 @@ class SimulatedEntropyKey:
                 )
             self._blocks_unsent += 1
             return
-        for _ in range(min(self._block_frames, LAST_SEQUENCE + 1 - self._sequence)):
+        for _ in range(min(self._frames(), LAST_SEQUENCE + 1 - self._sequence)):
             self._send(self._session.encrypt(self._sequence, self._noise(ENTROPY_BYTES)))
             self._sequence += 1
 

@@ -3,8 +3,9 @@
 
 What happens to frames on their way (a wrong MAC, a lost frame, noise) is done
 to them as they leave; what only firmware can say (B> for K!, another serial) is
-said by the firmware itself, and authenticated as all the rest. Which frames are
-hit is determined by the seed, given the same commands at the same times.
+said by the firmware itself, and authenticated as all the rest; noise that went
+bad comes from the generator (noise.py). Which frames are hit is determined by
+the seed, given the same commands at the same times.
 """
 
 import math
@@ -14,13 +15,18 @@ from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 from virtrng.keys.entropykey.frames import SUB_CODE_MAX, FrameType, binary_frame
-from virtrng.keys.entropykey.session import ZERO_KEY, Session
+from virtrng.keys.entropykey.session import SECRET_BYTES, ZERO_KEY, Session, urandom
 from virtrng.keys.entropykey.telemetry import meaning
 from virtrng.sim.entropykey import SimulatedEntropyKey, derived, seeded_noise
+from virtrng.sim.noise import FAILURES, Generator
 
 # Longer than the 2 s that a host waits for a good frame.
 STALL_S = 3.0
 NOISE_BYTES_MAX = 256
+# One frame every 1.6 s, so that the host hears of it before its patience ends.
+DRIP_S = 1.6
+# With each block: a full buffer, about twice what the key has to say otherwise.
+STORM_BYTES = 10_000
 
 BADNESS = "12345789AB"  # those that are documented: control.lua of ekeyd 1.1.5
 
@@ -41,13 +47,16 @@ _ANSWERS = {
     "wrong-serial": "S! names another key, from then on",
 }
 _CONDITIONS = {
+    "slow-drip": f"of its noise {32 / DRIP_S:.0f} bytes a second come, from then on",
+    "garbage-storm": "random bytes come and no frames, from then on",
     "stall": f"nothing comes for {STALL_S:g} s; what it had to say then comes late",
     "silence": "nothing comes any more, whatever is sent to it",
     "unplug": "it is unplugged, which ends 'virtrng simulate'",
+    "recover": "its noise, its pace and its frames are good again, its silence ends",
     **{f"badness-{letter}": f"it stops itself, since {meaning(letter)}" for letter in BADNESS},
 }
 
-FAULTS = _CHANGES | _ANSWERS | _CONDITIONS
+FAULTS = _CHANGES | _ANSWERS | FAILURES | _CONDITIONS
 SYNTAX = """\
 NAME            happens at the start,
 NAME@SECONDS    so many seconds after it,
@@ -120,6 +129,10 @@ class FaultyEntropyKey(SimulatedEntropyKey):
         self._stalled_until_s = -math.inf
         self._silent = False
         self._unplugged = False
+        self._generator = Generator(options.get("noise") or seeded_noise(urandom(SECRET_BYTES)))
+        options["noise"] = self._generator
+        self._drips_at_s: float | None = None
+        self._storming = False
         while self._to_come and self._to_come[0][0] <= now_s:
             self._begin(self._to_come.pop(0)[1])
         super().__init__(long_term_key=long_term_key, now_s=now_s, **options)
@@ -176,14 +189,27 @@ class FaultyEntropyKey(SimulatedEntropyKey):
             self._to_change.append(name)
         elif name in _ANSWERS:
             self._lies.add(name)
+        elif name in FAILURES:
+            self._generator.fail(name)
         elif name == "stall":
             self._stalled_until_s = self._now_s + STALL_S
         elif name == "silence":
             self._silent = True
         elif name == "unplug":
             self._unplugged = True
+        elif name == "slow-drip":
+            self._drips_at_s = self._now_s
+        elif name == "garbage-storm":
+            self._storming = True
+        elif name == "recover":
+            self._recover()
         else:
             self.fail(name.removeprefix("badness-"))
+
+    def _recover(self) -> None:
+        self._generator.recover()
+        self._drips_at_s = None
+        self._silent = self._storming = False
 
     def _struck(self, names: Iterable[str]) -> list[str]:
         """Return which of `names` chance decides for, this time."""
@@ -196,9 +222,9 @@ class FaultyEntropyKey(SimulatedEntropyKey):
     # --- what they change
 
     def _transmit(self, frame: bytes) -> None:
-        for name in self._struck(_CHANGES | _CONDITIONS):
+        for name in self._struck(_CHANGES | FAILURES | _CONDITIONS):
             self._begin(name)
-        if self._mute:
+        if self._mute or self._storming:
             return
         wire = frame
         for name in _CHANGES:
@@ -230,6 +256,20 @@ class FaultyEntropyKey(SimulatedEntropyKey):
 
     def _number(self, largest: int) -> int:
         return 1 + int.from_bytes(self._random(8), "little") % largest
+
+    def _block(self) -> None:
+        if self._storming:
+            self._due += b"" if self._mute else self._random(STORM_BYTES)
+        else:
+            super()._block()
+
+    def _frames(self) -> int:
+        if self._drips_at_s is None:
+            return super()._frames()
+        if self._now_s < self._drips_at_s:
+            return 0
+        self._drips_at_s = self._now_s + DRIP_S
+        return 1
 
     def _lying(self, name: str) -> bool:
         return name in self._lies or name in self._struck((name,))

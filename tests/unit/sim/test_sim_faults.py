@@ -207,6 +207,36 @@ def test_another_serial_at_the_next_reset() -> None:
     rig.judge()
 
 
+def test_a_slow_drip_is_no_silence() -> None:
+    rig = Rig("slow-drip@2").run(30)
+    rig.judge()
+    assert rig.counts == (0, 0, 0)
+    before = len(Rig().run(2).emitted)
+    # At the end of a block of 0.62 s each: one every 1.6 s is one every 1.86 s.
+    assert before + 12 <= len(rig.emitted) <= before + 16
+
+
+def test_a_garbage_storm_is_no_noise_and_ends_in_silence() -> None:
+    rig = Rig("garbage-storm@2")
+    with pytest.raises(KeySilent):
+        rig.run(60)
+    rig.judge()
+    assert rig.driver.counters.frames_bad >= 8
+    assert rig.driver.counters.resets == 6
+
+
+def test_after_a_garbage_storm_it_goes_on() -> None:
+    rig = Rig("garbage-storm@2", "recover@5").run(15)
+    rig.judge()
+    assert len(rig.emitted) > 1000
+
+
+def test_silence_that_ends_costs_no_more_than_itself() -> None:
+    rig = Rig("silence@2", "recover@5").run(15)
+    rig.judge()
+    assert len(rig.emitted) > 1000
+
+
 def test_without_a_time_it_is_the_first_frame() -> None:
     whole, hit = stream([]), stream(["wrong-mac"])
     assert [at for at, (one, other) in enumerate(zip(whole, hit, strict=True)) if one != other] == [54]
@@ -350,6 +380,8 @@ def test_what_is_not_the_syntax_is_said_in_words(text: str, said: str) -> None:
 def test_the_table_names_each_fault_of_the_checklist_with_a_line() -> None:
     wanted = {"wrong-mac", "wrong-serial", "drop", "duplicate", "reorder", "truncate", "noise", "silence",
               "stall", "bad-generators", "wrong-nonce-length", "unplug"}  # fmt: skip
+    wanted |= {"stuck", "biased-51", "biased-52", "biased-60", "drift", "short-cycle", "long-cycle", "replay",
+               "half-dead", "slow-drip", "garbage-storm", "recover"}  # fmt: skip
     assert FAULTS.keys() == wanted | {f"badness-{letter}" for letter in "12345789AB"}
     assert all(help_ and len(help_) <= 80 and "\n" not in help_ for help_ in FAULTS.values())
     assert all(form in SYNTAX for form in ("NAME", "NAME@SECONDS", "NAME@PERCENT%"))
