@@ -25,7 +25,7 @@ GUEST_USBIP = "/bin/usbip"
 # What stays must not keep the console.
 PREPARE = f"/sbin/ldconfig && mkdir -p /run/udev && {GUEST_UDEVD} --daemon >/dev/null 2>&1"
 LIBRARIES = ("libusb-1.0.so.0", "libudev.so.1")
-PACKAGES = ("usb", "pyudev", "six")
+PACKAGES = ("usb", "pyudev", "six", "systemd")
 # Large, and of no use to a daemon.
 LEFT_OUT = {
     "asyncio", "curses", "dbm", "distutils", "email", "ensurepip", "html", "http", "idlelib", "lib2to3",
@@ -59,8 +59,10 @@ def _python() -> Files:
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
-            raise LabError(f"no package {name}: apt-get install python3-usb python3-pyudev")
+            raise LabError(f"no package {name}: apt-get install python3-usb python3-pyudev python3-systemd")
         origin = Path(spec.origin)
+        for extension in origin.parent.glob("_daemon.*.so"):  # python3-systemd's, all of it that we use
+            files |= _with_libraries(extension)
         files |= _byte_code(origin.parent.rglob("*.py") if origin.stem == "__init__" else [origin])
     return files
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import systemd
 
 from tests.lab import payload
 from tests.lab.guest import LabGuest
@@ -253,19 +252,10 @@ def test_each_seed_is_one_ioctl_and_nothing_waits_for_the_pool(place: Place) -> 
 # --- before the pool is initialised
 
 
-def guest_payload() -> payload.Files:
-    """Return what the feeder needs in a guest, and strace."""
-    folder = Path(str(systemd.__file__)).parent
-    (extension,) = folder.glob("_daemon.*.so")
-    modules = [folder / name for name in ("__init__.py", "daemon.py")]
-    files = payload.usb_payload() | payload._byte_code(modules)
-    return files | payload._with_libraries(extension) | payload._with_libraries(STRACE)
-
-
 @pytest.fixture
 def unready(lab_host: LabHost) -> Iterator[LabGuest]:
     """Yield a guest that has no RDRAND, no virtio-rng, and no clock jitter made use of yet."""
-    image = guest_image(extra=guest_payload())
+    image = guest_image(extra=payload.usb_payload() | payload._with_libraries(STRACE))
     guest = LabGuest.define(lab_host, "unready", image=image, memory_mib=256, vcpus=2)
     try:
         guest.boot()

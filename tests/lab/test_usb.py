@@ -70,8 +70,8 @@ def plugged_in(guest: LabGuest, rate_bytes_per_s: float) -> Iterator[None]:
         sys.stdout.write(guest.run("tail -n 20 /run/*.log; dmesg | tail -n 20"))
 
 
-def plug(guest: LabGuest, rate_bytes_per_s: float) -> None:
-    start(guest, "plug", f"tests.lab.usb_key {rate_bytes_per_s}")
+def plug(guest: LabGuest, rate_bytes_per_s: float, noise_seed: str = "") -> None:
+    start(guest, "plug", f"tests.lab.usb_key {rate_bytes_per_s} {noise_seed}")
     wait_until(guest, "[ -e /sys/class/tty/ttyACM0 ]", "cdc_acm to bind the key")
 
 
@@ -160,7 +160,7 @@ def test_the_feeder_feeds_finds_its_key_again_and_gives_it_back_when_it_ends(key
         busy = virtrng(key, f"keys capture {SERIAL} --bytes 1 --output /tmp/never")
         unplug(key)
         absent = wait_for_feeder(key, "absent", seeds=1)
-        plug(key, RATE_BYTES_PER_S)
+        plug(key, RATE_BYTES_PER_S, "another-noise")  # the same again would be a replay
         again = wait_for_feeder(key, "ok", absent["kernel"]["seeds"] + 1)
     assert bound(key) == BOUND_TO_CDC_ACM
     (fed,) = status["keys"]

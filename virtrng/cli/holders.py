@@ -4,7 +4,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from virtrng.cli import COMMANDS
@@ -56,7 +56,7 @@ def told() -> Iterator[None]:
         yield
     except KeyInUse as trouble:
         holder = recognised(trouble.holder)
-        raise replace(trouble, holder=holder.name, way_out=holder.way_out) from trouble
+        raise KeyInUse(trouble.key, holder.name, holder.way_out) from trouble
 
 
 def _text(pid: str, file: str) -> str:
