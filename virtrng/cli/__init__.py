@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from virtrng import __version__
 from virtrng.cli import output
-from virtrng.errors import ExitCode, VirtrngError
+from virtrng.errors import ExitCode, LibraryMissing, VirtrngError
 
 
 class CommandModule(Protocol):
@@ -66,6 +66,10 @@ def main(argv: Sequence[str]) -> int:
         return ExitCode.DONE
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        missing = LibraryMissing(str(error.name), sys.executable)
+        output.error(missing)
+        return missing.exit_code
     except Exception as error:
         if arguments.verbose:
             raise

@@ -41,6 +41,14 @@ class TooShort(VirtrngError):
     hint = "one block needs {0.need_bytes} bytes"
 
 
+class LibraryMissing(VirtrngError):
+    library: str
+    interpreter: str
+    code = "library-missing"
+    sentence = "{0.interpreter} has no module '{0.library}'"
+    hint = "run it with /usr/bin/python3; 'make deps' installs what Debian's Python needs for it"
+
+
 class NoSuchTemplate(VirtrngError):
     name: str
     known: str

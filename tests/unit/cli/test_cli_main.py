@@ -179,11 +179,14 @@ def test_ctrl_c_is_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (ran.code, ran.out, ran.err) == (130, b"", "")
 
 
-def test_a_library_that_is_missing_is_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "lxml.py").write_text("raise ImportError('no lxml here')\n")
+def test_a_library_that_is_missing_is_told_with_the_interpreter_that_lacks_it(tmp_path: Path) -> None:
+    """LibraryMissing: of a Python that is not Debian's, and comes first in the user's PATH."""
+    (tmp_path / "lxml.py").write_text("raise ModuleNotFoundError('no lxml here', name='lxml')\n")
     ran = virtrng("xml", environment={"PYTHONPATH": str(tmp_path)})
     assert ran.returncode == 1
-    assert ran.stderr.decode().splitlines()[0] == "virtrng: internal error: ImportError: no lxml here"
+    first, second = ran.stderr.decode().splitlines()
+    assert first == f"virtrng: {sys.executable} has no module 'lxml'"
+    assert "/usr/bin/python3" in second
 
 
 # --- stdout that cannot be written to
