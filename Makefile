@@ -18,10 +18,13 @@ CHECK_PACKAGES := python3-pytest python3-pytest-xdist python3-hypothesis python3
 # what feeders ask of the kernel.
 LAB_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 systemd strace
 
+# What the booted Debian of tests/host is made with.
+HOST_PACKAGES := mmdebstrap e2fsprogs
+
 # No byte code beside the sources: the tree may be another user's.
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help deps demo test test-unit test-lab test-long check bench install uninstall
+.PHONY: help deps demo test test-unit test-lab test-host test-long check bench install uninstall
 .DEFAULT_GOAL := help
 
 help: ## print this
@@ -29,7 +32,7 @@ help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 deps: ## install the Debian packages that are missing
-	@./.ci/deps $(RUN_PACKAGES) $(CHECK_PACKAGES) $(LAB_PACKAGES)
+	@./.ci/deps $(RUN_PACKAGES) $(CHECK_PACKAGES) $(LAB_PACKAGES) $(HOST_PACKAGES)
 
 demo: deps ## the main job on this machine, from the key to a guest, touching nothing of its libvirt
 	@$(PYTHON) -m tests.lab.demo
@@ -40,13 +43,16 @@ check: deps $(VENV)/tools ## lint, types and unit tests; needs no root once the 
 	$(VENV)/bin/mypy
 	$(PYTEST) -n 2 tests/unit
 
-test: check test-lab ## every test: check, and real libvirtd and guests in the lab (root)
+test: check test-lab test-host ## every test: check, real libvirtd and guests in the lab, the service in a booted Debian (root)
 
 test-unit: deps ## the unit tests alone
 	$(PYTEST) -n 2 tests/unit
 
 test-lab: deps ## the tests under real libvirtd and guests alone (root)
 	$(PYTEST) tests/lab
+
+test-host: deps ## the tests of the service, under the systemd and udev of a booted Debian, alone (root)
+	$(PYTEST) tests/host
 
 test-long: deps ## the same tests with 25 times the examples, faults and sessions (root; a quarter of an hour)
 	VIRTRNG_LONG=1 $(PYTEST) -n 2 tests/unit
@@ -56,6 +62,7 @@ bench: deps ## figures side by side with peers, in one run
 	@$(PYTHON) -m bench.fips
 	@$(PYTHON) -m bench.entropykey
 	@$(PYTHON) -m bench.guests
+	@$(PYTHON) -m bench.hook
 	@$(PYTHON) -m bench.feeder
 
 install: deps ## install under /usr/local (PREFIX, DESTDIR)

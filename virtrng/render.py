@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The templates, filled in from what the code itself holds true. The only import of jinja2."""
 
+import ipaddress
 import sys
 from pathlib import Path
 
@@ -8,11 +9,23 @@ import jinja2
 
 from virtrng import __version__, config
 from virtrng.domain import rng, xml
+from virtrng.keys import KEYS
 from virtrng.paths import data_file
 
-TEMPLATES = ("virtrng.toml", "virtrng-feeder.service")
+# Each with the file that it is for.
+TEMPLATES = {
+    "virtrng.toml": "/etc/virtrng/virtrng.toml",
+    "virtrng.sysusers": "/etc/sysusers.d/virtrng.conf",
+    "60-virtrng.rules": "/etc/udev/rules.d/60-virtrng.rules",
+    "virtrng-feeder.service": "/etc/systemd/system/virtrng-feeder.service",
+    "virtrng-ready.service": "/etc/systemd/system/virtrng-ready.service",
+    "virtrng-ready.target": "/etc/systemd/system/virtrng-ready.target",
+    "virtrng-metrics.socket": "/etc/systemd/system/virtrng-metrics.socket",
+}
 RNG = "rng.xml"
 NAMES = (*TEMPLATES, RNG)
+
+METRICS = config.Listen("127.0.0.1", 9877)
 
 
 def render(name: str, settings: config.Config) -> str:
@@ -28,6 +41,7 @@ def render(name: str, settings: config.Config) -> str:
         keep_trailing_newline=True,
         trim_blocks=True,
     )
+    listen = settings.metrics.listen or METRICS
     return environment.get_template(f"{name}.j2").render(
         version=__version__,
         defaults=config.DEFAULTS,
@@ -35,6 +49,9 @@ def render(name: str, settings: config.Config) -> str:
         require=config.REQUIRE,
         config_file=config.DEFAULT_FILE,
         command=_command(),
+        keys=KEYS,
+        listen=listen,
+        loopback=ipaddress.ip_address(listen.host).is_loopback,
     )
 
 

@@ -11,13 +11,22 @@ import jinja2
 import pytest
 from lxml import etree
 
-from tests.unit.support import ROOT
+from tests.unit.support import ROOT, virtrng
 from virtrng import __version__, config, render
 from virtrng.config import DEFAULTS, KeySettings, Rule
 from virtrng.domain.rng import from_element
+from virtrng.errors import ExitCode
+from virtrng.feeder import privileges
+from virtrng.feeder.injector import ANSWER_S
+from virtrng.feeder.unit import READY_AFTER_S
+from virtrng.keys import KEYS
 
 SAMPLE = "virtrng.toml"
 UNIT = "virtrng-feeder.service"
+
+
+def is_unit(name: str) -> bool:
+    return name.endswith((".service", ".socket", ".target"))
 
 
 @pytest.mark.parametrize("name", render.NAMES)
@@ -85,7 +94,7 @@ def test_a_name_that_a_template_lacks_is_an_error() -> None:
         render.render("nonesuch", DEFAULTS)
 
 
-# --- the unit
+# --- the units
 
 
 def exec_start(text: str) -> str:
@@ -113,23 +122,118 @@ def test_installed_it_runs_the_console_script(tmp_path: Path, monkeypatch: pytes
     assert exec_start(render.render(UNIT, DEFAULTS)) == f"{script} feed", "systemd wants a whole path"
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = tmp_path / UNIT
-    unit.write_text(render.render(UNIT, DEFAULTS))
-    run = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)],
+def rendered(directory: Path, *names: str) -> list[Path]:
+    """Return these as files; the command that is installed is one that exists."""
+    files = [directory / name for name in names]
+    for file in files:
+        file.write_text(render.render(file.name, DEFAULTS))
+    return files
+
+
+def systemd_analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"},
         check=False,
     )
+
+
+@pytest.mark.parametrize("unit", [name for name in render.TEMPLATES if is_unit(name)])
+def test_systemd_takes_the_unit(tmp_path: Path, unit: str) -> None:
+    rendered(tmp_path, *(name for name in render.TEMPLATES if is_unit(name)))
+    run = systemd_analyze("verify", "--man=no", tmp_path / unit)
     about_us = [line for line in run.stderr.splitlines() if "virtrng" in line]
     assert (run.returncode, about_us) == (0, [])
 
 
-def test_the_unit_needs_no_more_than_it_says() -> None:
-    text = render.render(UNIT, DEFAULTS)
-    assert "\nCapabilityBoundingSet=CAP_SYS_ADMIN\n" in text
-    assert "\nRuntimeDirectory=virtrng\n" in text
-    assert DEFAULTS.paths.run_dir == Path("/run/virtrng")
-    assert "\nRuntimeDirectoryPreserve=yes\n" in text
+@pytest.mark.parametrize(("unit", "exposed"), [(UNIT, 1.5), ("virtrng-ready.service", 0.5)])
+def test_systemd_finds_little_exposed(tmp_path: Path, unit: str, exposed: float) -> None:
+    (file,) = rendered(tmp_path, unit)
+    threshold = f"--threshold={exposed * 10:.0f}"
+    run = systemd_analyze("security", "--offline=true", "--no-pager", threshold, file)
+    assert run.returncode == 0, run.stdout
+    assert "Overall exposure level" in run.stdout
+
+
+def test_what_is_exposed_is_explained_in_the_unit(tmp_path: Path) -> None:
+    (file,) = rendered(tmp_path, UNIT)
+    shown = systemd_analyze("security", "--offline=true", "--no-pager", file).stdout
+    exposed = re.findall(r"(?m)^\S*✗\S* (\S+)", shown)
+    explained = {
+        "CapabilityBoundingSet=~CAP_SYS_ADMIN": "CAP_SYS_ADMIN ",
+        "AmbientCapabilities=": "CAP_SYS_ADMIN ",
+        "PrivateUsers=": "PrivateUsers= ",
+        "PrivateDevices=": "PrivateDevices= ",
+        "DeviceAllow=": "DeviceAllow=",
+        "PrivateNetwork=": "PrivateNetwork= ",
+        "RestrictAddressFamilies=~AF_NETLINK": "AF_NETLINK ",
+        "RestrictAddressFamilies=~AF_UNIX": "AF_UNIX ",
+        "RootDirectory=/RootImage=": "RootDirectory= ",
+    }
+    assert set(exposed) == explained.keys()
+    comments = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
+    assert [why for why in explained.values() if why not in comments] == []
+
+
+def settings(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"(?m)^(\w+)=(.*)$", text):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_unit_does_what_the_feeder_counts_on() -> None:
+    unit = settings(render.render(UNIT, DEFAULTS))
+    assert unit["Type"] == ["notify"]
+    # It executes itself anew, and stays the main process.
+    assert unit["NotifyAccess"] == ["main"]
+    assert unit["User"] == [privileges.USER]
+    assert unit["AmbientCapabilities"] == unit["CapabilityBoundingSet"] == ["CAP_SYS_ADMIN"]
+    assert f"/run/{unit['RuntimeDirectory'][0]}" == str(DEFAULTS.paths.run_dir)
+    assert unit["RuntimeDirectoryPreserve"] == ["yes"]
+    assert float(unit["TimeoutStartSec"][0]) > READY_AFTER_S
+    assert float(unit["WatchdogSec"][0]) > ANSWER_S, "it waits so long for an answer of the injector"
+    assert unit["Restart"] == ["always"]
+    assert unit["RestartPreventExitStatus"] == [str(int(ExitCode.USAGE))]
+    assert unit["StartLimitIntervalSec"] == ["0"]
+    assert unit["Before"] == ["libvirtd.service virtqemud.service"]
+
+
+def test_the_metrics_socket_is_where_the_configuration_says() -> None:
+    socket = settings(render.render("virtrng-metrics.socket", DEFAULTS))
+    assert socket["ListenStream"] == ["127.0.0.1:9877"]
+    assert (socket["IPAddressDeny"], socket["IPAddressAllow"]) == (["any"], ["localhost"])
+    assert (socket["FileDescriptorName"], socket["Service"]) == (["metrics"], [UNIT])
+    wider = config.parse(b"[metrics]\nlisten = '[::]:9'", "f")
+    socket = settings(render.render("virtrng-metrics.socket", wider))
+    assert socket["ListenStream"] == ["[::]:9"]
+    assert "IPAddressDeny" not in socket
+
+
+# --- udev's rules
+
+
+def test_every_supported_product_has_a_rule() -> None:
+    rules = render.render("60-virtrng.rules", DEFAULTS).splitlines()
+    given = [rule for rule in rules if f'GROUP="{privileges.USER}"' in rule]
+    products = [usb for kind in KEYS for usb in kind.usb]
+    assert len(given) == len(products)
+    for rule, usb in zip(given, products, strict=True):
+        ids = f'ATTR{{idVendor}}=="{usb.vendor_id:04x}", ATTR{{idProduct}}=="{usb.product_id:04x}"'
+        assert rule == (
+            f'SUBSYSTEM=="usb", ENV{{DEVTYPE}}=="usb_device", {ids}, GROUP="virtrng", MODE="0660", '
+            'ENV{ID_MM_DEVICE_IGNORE}="1"'
+        )
+
+
+def test_the_help_names_each_and_its_place() -> None:
+    shown = virtrng("render", "--help").stdout.decode()
+    for name, place in render.TEMPLATES.items():
+        assert re.search(rf"(?m)^  {re.escape(name)} +{re.escape(place)}$", shown)
+
+
+def test_make_install_installs_them_all() -> None:
+    listed = re.findall(r"(?m)^    templates/(.*)\.j2$", (ROOT / "setup.cfg").read_text())
+    assert sorted(listed) == sorted(render.TEMPLATES)

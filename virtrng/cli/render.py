@@ -10,9 +10,17 @@ from virtrng.errors import ExitCode, NoSuchTemplate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the name."""
-    parser.add_argument("name", metavar="NAME", help=", ".join(render.NAMES))
-    parser.epilog = (
-        "example:\n  virtrng render virtrng-feeder.service > /etc/systemd/system/virtrng-feeder.service"
+    parser.add_argument("name", metavar="NAME", help="one of those below")
+    places = [f"  {name:<24}{place}" for name, place in render.TEMPLATES.items()]
+    parser.epilog = "\n".join(
+        [
+            "names, and the files that they are for:",
+            *places,
+            f"  {render.RNG:<24}the device that guests get, for 'virsh attach-device'",
+            "",
+            "example:",
+            "  virtrng render virtrng-feeder.service > /etc/systemd/system/virtrng-feeder.service",
+        ]
     )
 
 

@@ -28,5 +28,5 @@ def test_the_device_follows_the_configuration(command: Command, tmp_path: Path) 
 def test_no_other_name_is_known(name: str, command: Command) -> None:
     ran = command("render", name)
     assert (ran.code, ran.out) == (ExitCode.USAGE, b"")
-    trouble = NoSuchTemplate(name, "virtrng.toml, virtrng-feeder.service, rng.xml")
+    trouble = NoSuchTemplate(name, ", ".join(render.NAMES))
     assert ran.err.splitlines() == [f"virtrng: {trouble}", f"  {trouble.remedy}"]
