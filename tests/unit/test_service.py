@@ -65,11 +65,11 @@ def test_a_manager_that_has_gone_is_no_trouble(
 
 
 @pytest.mark.parametrize(
-    ("microseconds", "pid", "seconds"),
+    ("microseconds", "whose", "seconds"),
     [
-        ("30000000", os.getpid(), 30.0),
+        ("30000000", os.getpid, 30.0),
         ("500000", None, 0.5),
-        ("30000000", os.getppid(), None),
+        ("30000000", os.getppid, None),
         ("0", None, None),
         ("", None, None),
         ("soon", None, None),
@@ -77,12 +77,15 @@ def test_a_manager_that_has_gone_is_no_trouble(
     ],
 )
 def test_the_watchdog(
-    monkeypatch: pytest.MonkeyPatch, microseconds: str, pid: int | None, seconds: float | None
+    monkeypatch: pytest.MonkeyPatch,
+    microseconds: str,
+    whose: Callable[[], int] | None,
+    seconds: float | None,
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", microseconds)
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
-    if pid is not None:
-        monkeypatch.setenv("WATCHDOG_PID", str(pid))
+    if whose is not None:
+        monkeypatch.setenv("WATCHDOG_PID", str(whose()))
     assert service.watchdog_s() == seconds
 
 
