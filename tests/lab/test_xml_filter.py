@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`virtrng xml` between what makes a definition and a real libvirtd."""
 
+from pathlib import Path
+
 import pytest
+from lxml import etree
 
 from tests.lab.conftest import NewGuest
 from tests.lab.guest import domain_xml
@@ -9,6 +12,7 @@ from tests.lab.host import LabHost
 from tests.lab.images import GuestImage
 from tests.lab.product import (
     ALIAS,
+    canonical,
     definition,
     live,
     read_hwrng,
@@ -16,6 +20,60 @@ from tests.lab.product import (
     rngs,
     virtrng,
 )
+
+DATA = Path(__file__).parents[1] / "data" / "xml"
+OURS = f"devices/rng[alias/@name='{ALIAS}']"
+# What libvirt refuses as it comes: an entity, and what this machine cannot do.
+NOT_HERE = {"entities", "launch-security", "microvm"}
+
+
+def _of_this_host(case: str) -> list[str]:
+    """Return a golden pair as text, for QEMU for x86 without KVM; nothing if it is not for that."""
+    pair = [(DATA / f"{case}-{end}.xml").read_bytes() for end in ("in", "out")]
+    if case.startswith("several") or case in NOT_HERE:
+        return []
+    roots = [etree.fromstring(content.strip(b"\n")) for content in pair]
+    for root in roots:
+        kind = root.find("os/type")
+        if root.get("type") != "kvm" or kind.get("arch", "x86_64") != "x86_64":
+            return []
+        root.set("type", "qemu")
+    return [etree.tostring(root, encoding="unicode") for root in roots]
+
+
+CASES = sorted(file.name.removesuffix("-in.xml") for file in DATA.glob("*-in.xml"))
+GOLDEN = {case: pair for case in CASES if (pair := _of_this_host(case))}
+
+
+def _others(domain: str, *, addressed: bool) -> str:
+    """Return a guest without its random number devices, and where it had no addresses without libvirt's."""
+    root = etree.fromstring(domain)
+    by_libvirt = [] if addressed else root.xpath("devices/*/address | devices/controller[@type='pci']")
+    for element in [*root.xpath("uuid | devices/rng"), *by_libvirt]:
+        element.getparent().remove(element)
+    return canonical(etree.tostring(root, encoding="unicode"), with_wish=False)
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_libvirt_makes_of_it_what_it_made_before_and_the_device(lab_host: LabHost, case: str) -> None:
+    given, filtered = GOLDEN[case]
+    before, after = _defined(lab_host, given), _defined(lab_host, filtered)
+    # Where no slot is free libvirt makes room by itself, with controllers more.
+    addressed = "<address type='pci'" in given.replace('"', "'") and case != "q35-crowded"
+    assert _others(after, addressed=addressed) == _others(before, addressed=addressed)
+    assert len(etree.fromstring(after).xpath(OURS)) == (ALIAS in filtered)
+    # And what libvirt prints of it needs no change.
+    again = virtrng(lab_host, "xml", stdin=after)
+    assert (again.code, again.out) == (0, after)
+
+
+def _defined(host: LabHost, document: str) -> str:
+    """Define a guest, and return what libvirt makes of it."""
+    host.virsh("define", "/dev/stdin", "--validate", stdin=document)
+    name = etree.fromstring(document).findtext("name")
+    printed = host.virsh("dumpxml", "--inactive", name)
+    host.virsh("undefine", name, "--nvram")
+    return printed
 
 
 @pytest.mark.parametrize("machine", ["q35", "pc"])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import AnyStr
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -70,6 +71,19 @@ def child_after(act: Callable[[], object]) -> Iterator[int]:
     finally:
         os.close(end_writing)
         os.waitpid(pid, 0)
+
+
+def difference(before: AnyStr, after: AnyStr) -> tuple[AnyStr, AnyStr]:
+    """Return what is left of both without their common beginning and end."""
+    before, after = _without_common_beginning(before, after)
+    before, after = _without_common_beginning(before[::-1], after[::-1])
+    return before[::-1], after[::-1]
+
+
+def _without_common_beginning(one: AnyStr, other: AnyStr) -> tuple[AnyStr, AnyStr]:
+    pairs = enumerate(zip(one, other, strict=False))
+    start = next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return one[start:], other[start:]
 
 
 def virtrng(

@@ -5,7 +5,7 @@ import argparse
 import re
 
 from virtrng.config import SAFE_SOURCES, Rate
-from virtrng.domain.policy import Request
+from virtrng.domain.policy import MODELS, Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         metavar="FILE",
         help=f"where QEMU draws from: {' or '.join(SAFE_SOURCES)} (default: the first)",
+    )
+    parser.add_argument("--model", choices=MODELS, help="how it is plugged in (default: virtio)")
+    parser.add_argument(
+        "--replace", action="store_true", help="let it take the place of a virtio-rng that is there already"
     )
 
 
@@ -30,4 +34,10 @@ def rate(text: str) -> Rate:
 
 def request(arguments: argparse.Namespace) -> Request:
     """Return what the options ask for."""
-    return Request(source=arguments.source, rate=arguments.rate)
+    return Request(
+        source=arguments.source,
+        rate=arguments.rate,
+        model=arguments.model,
+        replace=arguments.replace,
+        force=getattr(arguments, "force", False),  # `virtrng xml` does not have it
+    )

@@ -2,11 +2,20 @@
 """What a guest should have, by the configuration, its own wish and what was asked. Touches no XML."""
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from virtrng.config import SAFE_SOURCES, DomainSettings, Rate, Rule
+from virtrng.domain import rules
 from virtrng.domain.facts import OUR_TYPES, Bus, Facts, Wish
 from virtrng.domain.rng import ALIAS, RngDevice
+
+# libvirt's models of <rng> that a guest's virtio-rng driver serves (docs/formatdomain.rst); the
+# latter two are of PCI alone.
+MODELS = ("virtio", "virtio-transitional", "virtio-non-transitional")
+
+# A Linux 6.1 guest without RDRAND and with nothing else to do had its generator ready 1.0 s after its
+# driver was loaded at 64 B/s, after 4.0 s at 16 B/s, after 13 s at 5 B/s; at 1 B/s it never was.
+READY_IN_ONE_SECOND_BYTES_PER_S = 64
+SLOWEST_BYTES_PER_S = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +24,9 @@ class Request:
 
     source: str | None = None
     rate: Rate | None = None
+    model: str | None = None
+    replace: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +56,53 @@ def decide(facts: Facts, settings: DomainSettings, request: Request) -> RngDevic
             "its machine has no bus for a virtio device",
             "give it a machine of type q35, pc or virt",
         )
+    if request.model in MODELS[1:] and facts.bus not in (Bus.PCI, Bus.PCIE):
+        return Refusal(
+            "no-such-model",
+            f"its {facts.bus.value} bus has no {request.model} devices",
+            "leave out --model",
+        )
     rule = _rule_for(facts, settings)
     wish = facts.wish or Wish(wanted=True)
     source = request.source or wish.source or rule.source or settings.source
     if refusal := unsafe(source):
         return refusal
     rate = request.rate or wish.rate or rule.rate or settings.rate
-    return RngDevice(source=source, rate=rate, alias=ALIAS)
+    # What its metadata holds somebody has insisted on already.
+    if not request.force and (request.rate or not wish.rate) and (refusal := _hopeless(rate)):
+        return refusal
+    present = facts.ours.model if facts.ours else MODELS[0]
+    return RngDevice(source=source, rate=rate, model=request.model or present, alias=ALIAS)
+
+
+def replaces(facts: Facts, settings: DomainSettings, request: Request) -> bool:
+    """Whether a virtio-rng that is not ours gives way to ours."""
+    return request.replace or (_rule_for(facts, settings).foreign or settings.foreign) == "replace"
+
+
+def slow(rate: Rate | None) -> str | None:
+    """Return what a guest has to expect of `rate` where it is a low one, else None."""
+    if rate is None or _bytes_per_s(rate) >= READY_IN_ONE_SECOND_BYTES_PER_S:
+        return None
+    wait_s = READY_IN_ONE_SECOND_BYTES_PER_S / _bytes_per_s(rate)
+    return (
+        f"at {rate} a guest may wait {wait_s:.3g} s for its generator to be ready;"
+        f" {READY_IN_ONE_SECOND_BYTES_PER_S} B/s make it one"
+    )
+
+
+def _hopeless(rate: Rate) -> Refusal | None:
+    if _bytes_per_s(rate) >= SLOWEST_BYTES_PER_S:
+        return None
+    return Refusal(
+        "too-slow",
+        f"{slow(rate)}",
+        f"choose {SLOWEST_BYTES_PER_S} B/s or more with --rate, or insist with 'virtrng enable --force'",
+    )
+
+
+def _bytes_per_s(rate: Rate) -> float:
+    return rate.bytes * 1000 / rate.period_ms
 
 
 def unsafe(source: str) -> Refusal | None:
@@ -66,16 +118,8 @@ def unsafe(source: str) -> Refusal | None:
 
 def requirement(facts: Facts, settings: DomainSettings) -> str:
     """Return off, warn or refuse: what the hook does for this guest. Its own wish has no say in it."""
-    return _rule_for(facts, settings).require or settings.require
+    return rules.requirement(facts.name, facts.uuid, facts.os, settings)
 
 
 def _rule_for(facts: Facts, settings: DomainSettings) -> Rule:
-    """Return the first rule that matches, or one that says nothing."""
-    return next((rule for rule in settings.rules if _matches(rule, facts)), Rule())
-
-
-def _matches(rule: Rule, facts: Facts) -> bool:
-    by_name = (
-        rule.match is None or fnmatchcase(facts.name, rule.match) or rule.match.lower() == facts.uuid.lower()
-    )
-    return by_name and (rule.os is None or fnmatchcase(facts.os, rule.os))
+    return rules.rule_for(facts.name, facts.uuid, facts.os, settings)

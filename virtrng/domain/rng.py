@@ -103,16 +103,36 @@ def retarget(element: xml.Element, device: RngDevice) -> bool:
     return True
 
 
+def take_over(element: xml.Element, device: RngDevice) -> bool:
+    """Make `device` of an <rng>, in place; return whether anything changed.
+
+    What it does not tell of stays as it is: the address, driver options, comments.
+    """
+    present = from_element(element)
+    changed = retarget(element, device)
+    if present.model != device.model:
+        element.set("model", device.model)
+        changed = True
+    if present.alias != device.alias and device.alias:
+        _put(element, "alias", xml.new("alias", {"name": device.alias}))
+        changed = True
+    return changed
+
+
 def _put(element: xml.Element, tag: str, child: xml.Element | None) -> None:
-    old = element.find(tag)
+    """Put `child` in the place of the element of that tag, else where libvirt writes it."""
+    old, address = element.find(tag), element.find("address")
     if child is None:
         if old is not None:
-            element.remove(old)
+            xml.remove(old)
     elif old is not None:
-        child.tail = old.tail
-        element.replace(old, child)
+        xml.replace(old, child)
+    elif tag == "rate" and len(element):
+        xml.insert(element[0], child)
+    elif address is not None:
+        xml.insert(address, child)
     else:
-        element.insert(0, child)
+        xml.append(element, child)
 
 
 def _backend_element(device: RngDevice) -> xml.Element:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Domain XML in and out: nothing that we do not change is lost, no entity is expanded, no network is used."""
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from lxml import etree
@@ -12,13 +14,17 @@ Element = Any  # lxml.etree._Element; Debian's lxml comes without annotations
 NAMESPACE = "urn:virtrng:domain:1"
 PREFIX = "virtrng"
 WISH = f"{{{NAMESPACE}}}guest"
+REPLACED = f"{{{NAMESPACE}}}replaced"
+
+_ENTITIES_BYTES_MAX = 100_000_000
 
 
 def parse(content: bytes) -> Element:
     """Return the <domain> element of a document; raises MalformedXml with line and column."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    if _may_swell(content):
+        raise MalformedXml(1, 1, f"its entities may stand for more than {_ENTITIES_BYTES_MAX} bytes")
     try:
-        root = etree.fromstring(content, parser)
+        root = etree.fromstring(content, _parser())
     except etree.XMLSyntaxError as error:
         line, column = error.position
         reason = " ".join(error.msg.rsplit(", line ", 1)[0].split()) if error.msg else "no element found"
@@ -26,6 +32,21 @@ def parse(content: bytes) -> Element:
     if root.tag != "domain":
         raise MalformedXml(root.sourceline, 1, f"<{etree.QName(root).localname}> where <domain> is expected")
     return root
+
+
+def _may_swell(content: bytes) -> bool:
+    """Whether entities in attributes, which libxml2 expands whatever it is told, could fill the memory.
+
+    It stops those that contain each other by itself.
+    """
+    declared = any("<!ENTITY".encode(codec) in content for codec in ("ascii", "utf-16-le", "utf-16-be"))
+    return declared and len(content) * content.count(b"&") > _ENTITIES_BYTES_MAX
+
+
+def _parser() -> Any:
+    return etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, strip_cdata=False
+    )
 
 
 def serialise(root: Element, original: bytes = b"") -> bytes:
@@ -44,6 +65,36 @@ def text_of(element: Element) -> str:
     return etree.tostring(element, encoding="unicode", with_tail=False)  # type: ignore[no-any-return]
 
 
+def encoding_of(root: Element) -> str:
+    """Return the name of the encoding that the document of `root` was read in."""
+    return root.getroottree().docinfo.encoding or "UTF-8"
+
+
+def fragment(element: Element) -> str:
+    """Return one element as text, without the namespaces that are declared around it and not used in it."""
+    alone = deepcopy(element)
+    etree.cleanup_namespaces(alone)
+    return text_of(alone)
+
+
+def compact(element: Element) -> str:
+    """Return one element as `fragment` does, without the white space between its children."""
+    alone = deepcopy(element)
+    for one in alone.iter():
+        if len(one) and not (one.text or "").strip():
+            one.text = None
+        if not (one.tail or "").strip():
+            one.tail = None
+    return fragment(alone)
+
+
+def same_tag(one: Element, other: Element) -> bool:
+    """Whether both are elements, of one name and with the same attributes and namespaces."""
+    return isinstance(one.tag, str) and (one.tag, one.attrib, one.nsmap) == (
+        other.tag, other.attrib, other.nsmap,
+    )  # fmt: skip
+
+
 def new(tag: str, attributes: dict[str, str] | None = None, text: str | None = None) -> Element:
     """Make an element."""
     element = etree.Element(tag, attributes or {})
@@ -51,9 +102,26 @@ def new(tag: str, attributes: dict[str, str] | None = None, text: str | None = N
     return element
 
 
-def new_wish(attributes: dict[str, str]) -> Element:
-    """Make the element of our own namespace that holds a guest's wish in <metadata>."""
-    return etree.Element(WISH, attributes, nsmap={PREFIX: NAMESPACE})
+def new_wish(attributes: dict[str, str], replaced: Sequence[str] = (), *, bare: bool = False) -> Element:
+    """Make the element of our own namespace that holds a guest's wish in <metadata>.
+
+    `replaced` are the elements whose place our device took, as text: libvirt moves every element
+    within what it is given as metadata into its namespace (virXMLInjectNamespace), but no text.
+    `bare` leaves the namespace out, for libvirt to add it.
+    """
+    tags = ("guest", "replaced") if bare else (WISH, REPLACED)
+    element = etree.Element(tags[0], attributes, nsmap=None if bare else {PREFIX: NAMESPACE})
+    for text in replaced:
+        etree.SubElement(element, tags[1]).text = text
+    return element
+
+
+def read(text: str) -> Element | None:
+    """Return the element that `text` is, None if it is none."""
+    try:
+        return etree.fromstring(text, _parser())
+    except (etree.XMLSyntaxError, ValueError):  # an encoding declared in what is no longer bytes
+        return None
 
 
 def append(parent: Element, child: Element) -> None:
@@ -71,7 +139,24 @@ def append(parent: Element, child: Element) -> None:
         parent.text = inner
     etree.indent(child, level=0)
     _shift(child, inner)
-    child.tail = outer
+    child.tail = stray or outer
+
+
+def replace(old: Element, successor: Element) -> None:
+    """Put an element in the place of another, indented as that is."""
+    indent = _indent_before(old)
+    if indent is not None:
+        etree.indent(successor)
+        _shift(successor, indent)
+    successor.tail = old.tail
+    old.getparent().replace(old, successor)
+
+
+def insert(before: Element, child: Element) -> None:
+    """Put `child` before an element, indented as that is."""
+    indent = _indent_before(before)
+    before.addprevious(child)  # and the white space that was there is before it
+    child.tail = indent
 
 
 def _indent_before(element: Element) -> str | None:

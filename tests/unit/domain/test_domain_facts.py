@@ -43,7 +43,14 @@ def pci(model: str) -> str:
         ("aarch64", "", "", Bus.PCIE),
         ("armv7l", "vexpress-a15", "", Bus.MMIO),
         ("riscv64", "virt", "", Bus.PCIE),
-        ("riscv64", "spike", "", Bus.MMIO),
+        ("riscv64", "spike", "", Bus.NONE),
+        ("aarch64", "raspi3b", "", Bus.NONE),
+        ("armv6l", "versatilepb", "", Bus.PCI),
+        ("sparc", "SS-5", "", Bus.NONE),
+        ("sparc64", "sun4u", "", Bus.PCI),
+        ("m68k", "q800", "", Bus.NONE),
+        ("mips", "malta", "", Bus.PCI),
+        ("mips64", "magnum", "", Bus.NONE),
         ("loongarch64", "virt", "", Bus.PCIE),
         ("s390x", "s390-ccw-virtio", "", Bus.CCW),
         ("s390x", "", "", Bus.CCW),
@@ -122,6 +129,40 @@ def test_the_system_of_the_guest() -> None:
     text = f"<l:libosinfo xmlns:l='{namespace}'><l:os id='http://debian.org/debian/12'/></l:libosinfo>"
     assert of(f"<domain><metadata>{text}</metadata></domain>").os == "http://debian.org/debian/12"
     assert of(f"<domain><metadata><l:libosinfo xmlns:l='{namespace}'/></metadata></domain>").os == ""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "manager"),
+    [
+        ("", None),
+        ("<a:b xmlns:a='urn:other'/><!-- x -->", None),
+        ("<n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'/>", "Nova"),
+        ("<a:b xmlns:a='urn:other'/><o:vm xmlns:o='http://ovirt.org/vm/1.0'/>", "oVirt"),
+        ("<o:qos xmlns:o='http://ovirt.org/vm/tune/1.0'/>", "oVirt"),
+        ("<kubevirt xmlns='http://kubevirt.io'/>", "KubeVirt"),
+        ("<l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'/>", None),
+    ],
+)
+def test_who_manages_it(metadata: str, manager: str | None) -> None:
+    assert of(f"<domain><metadata>{metadata}</metadata></domain>").manager == manager
+
+
+def test_what_qemu_is_asked_about() -> None:
+    found = of(
+        "<domain><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>"
+        "<devices><emulator>/usr/bin/qemu</emulator></devices></domain>"
+    )
+    assert (found.arch, found.machine, found.emulator) == ("x86_64", "pc-q35-7.2", "/usr/bin/qemu")
+
+
+def test_only_devices_have_places() -> None:
+    found = of(
+        "<domain><address type='pci' bus='0' slot='3'/>"
+        "<x><hub><address type='pci' bus='0' slot='4'/></hub></x>"
+        "<devices><hostdev><source><address type='pci' bus='0' slot='5'/></source></hostdev></devices>"
+        "<x><devices><controller type='pci' index='1' model='pcie-root-port'/></devices></x></domain>"
+    )
+    assert (found.slots_used, found.free_ports, found.addressed) == (frozenset(), 0, False)
 
 
 def wish(attributes: str) -> Wish | None:

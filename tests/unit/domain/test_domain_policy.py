@@ -37,6 +37,12 @@ REFUSALS = [
      "QEMU dies or hangs when '/dev/hwrng' fails or ends"),
     (replace(GUEST, wish=Wish(wanted=True, source="/run/fifo")), Request(), "unsafe-source",
      "QEMU dies or hangs when '/run/fifo' fails or ends"),
+    (GUEST, Request(rate=Rate(7)), "too-slow",
+     "at 7 B/1000 ms a guest may wait 9.14 s for its generator to be ready; 64 B/s make it one"),
+    (replace(GUEST, bus=Bus.CCW), Request(model="virtio-transitional"), "no-such-model",
+     "its ccw bus has no virtio-transitional devices"),
+    (replace(GUEST, bus=Bus.MMIO), Request(model="virtio-non-transitional"), "no-such-model",
+     "its virtio-mmio bus has no virtio-non-transitional devices"),
 ]  # fmt: skip
 
 
@@ -69,8 +75,8 @@ def test_safe_sources(source: str) -> None:
 
 RULED = DomainSettings(
     source="/dev/urandom",
-    rate=Rate(1),
-    rules=(Rule(match="build-*", rate=Rate(2)), Rule(match="build-1", rate=Rate(3), source="/dev/random")),
+    rate=Rate(10),
+    rules=(Rule(match="build-*", rate=Rate(20)), Rule(match="build-1", rate=Rate(30), source="/dev/random")),
 )
 
 
@@ -78,12 +84,12 @@ RULED = DomainSettings(
     ("settings", "wish", "request_", "source", "count"),
     [
         (PLAIN, None, Request(), "/dev/random", 4096),
-        (RULED, None, Request(), "/dev/urandom", 2),
+        (RULED, None, Request(), "/dev/urandom", 20),
         (RULED, Wish(wanted=True, rate=Rate(5)), Request(), "/dev/urandom", 5),
-        (RULED, Wish(wanted=True, source="/dev/random"), Request(), "/dev/random", 2),
-        (RULED, Wish(wanted=True, rate=Rate(5)), Request(rate=Rate(6)), "/dev/urandom", 6),
-        (RULED, Wish(wanted=True, source="/dev/urandom"), Request(source="/dev/random"), "/dev/random", 2),
-        (RULED, Wish(wanted=True, source="/dev/hwrng"), Request(source="/dev/random"), "/dev/random", 2),
+        (RULED, Wish(wanted=True, source="/dev/random"), Request(), "/dev/random", 20),
+        (RULED, Wish(wanted=True, rate=Rate(5)), Request(rate=Rate(60)), "/dev/urandom", 60),
+        (RULED, Wish(wanted=True, source="/dev/urandom"), Request(source="/dev/random"), "/dev/random", 20),
+        (RULED, Wish(wanted=True, source="/dev/hwrng"), Request(source="/dev/random"), "/dev/random", 20),
     ],
 )
 def test_the_command_line_then_the_wish_then_the_rule_then_the_rest(
@@ -133,3 +139,53 @@ def test_requirement(general: str, rules: tuple[Rule, ...], expected: str) -> No
     settings = DomainSettings(require=general, rules=rules)
     assert policy.requirement(GUEST, settings) == expected
     assert policy.requirement(replace(GUEST, wish=Wish(wanted=False)), settings) == expected
+
+
+@pytest.mark.parametrize("rate", [Rate(7), Rate(79, 10_000), Rate(1, 4294967295)])
+def test_a_rate_that_keeps_a_guest_waiting_is_taken_only_by_force(rate: Rate) -> None:
+    for settings, asked in ((PLAIN, Request(rate=rate)), (DomainSettings(rate=rate), Request())):
+        assert isinstance(decide(GUEST, settings, asked), Refusal)
+        device = decide(GUEST, settings, replace(asked, force=True))
+        assert isinstance(device, RngDevice)
+        assert device.rate == rate
+    # The guest's own wish: somebody has insisted on it already.
+    assert isinstance(decide(replace(GUEST, wish=Wish(wanted=True, rate=rate)), PLAIN, Request()), RngDevice)
+
+
+@pytest.mark.parametrize(
+    ("rate", "wait"),
+    [
+        (None, None),
+        (Rate(64), None),
+        (Rate(4096), None),
+        (Rate(32, 500), None),
+        (Rate(63), "1.02"),
+        (Rate(16), "4"),
+        (Rate(5), "12.8"),
+    ],
+)
+def test_a_low_rate_is_told(rate: Rate | None, wait: str | None) -> None:
+    said = f"at {rate} a guest may wait {wait} s for its generator to be ready; 64 B/s make it one"
+    assert policy.slow(rate) == (said if wait else None)
+
+
+def test_the_model_that_is_there_stays_unless_another_is_asked_for() -> None:
+    ours = RngDevice("/dev/random", Rate(4096), model="virtio-non-transitional", alias=ALIAS)
+    guest = replace(GUEST, rngs=(ours,))
+    assert decide(guest, PLAIN, Request()) == ours
+    assert decide(guest, PLAIN, Request(model="virtio")) == replace(ours, model="virtio")
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "expected"),
+    [
+        (PLAIN, Request(), False),
+        (PLAIN, Request(replace=True), True),
+        (DomainSettings(foreign="replace"), Request(), True),
+        (DomainSettings(foreign="replace", rules=(Rule(match="build-*", foreign="keep"),)), Request(), False),
+        (DomainSettings(rules=(Rule(match="build-*", foreign="replace"),)), Request(), True),
+        (DomainSettings(rules=(Rule(match="web-*", foreign="replace"),)), Request(), False),
+    ],
+)
+def test_who_gives_way(settings: DomainSettings, asked: Request, *, expected: bool) -> None:
+    assert policy.replaces(GUEST, settings, asked) is expected

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """RngDevice to <rng> and back."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,3 +130,36 @@ def test_retarget_replaces_another_backend_whole() -> None:
         '<rng model="virtio"><rate bytes="4096" period="1000"/>'
         '<backend model="random">/dev/random</backend></rng>'
     )
+
+
+def test_retarget_keeps_the_layout() -> None:
+    element = etree.fromstring(ELEMENT.replace("  <rate bytes='1' period='2'/>\n", ""))
+    assert rng.retarget(element, OURS)
+    expected = ELEMENT.replace("'1' period='2'", "'4096' period='1000'").replace("urandom", "random")
+    assert xml.text_of(element) == xml.text_of(etree.fromstring(expected))
+
+
+def test_taking_over_leaves_what_it_does_not_tell_of() -> None:
+    foreign = ELEMENT.replace("  <alias name='ua-virtrng0'/>\n", "  <!-- theirs -->\n")
+    element = etree.fromstring(foreign)
+    assert rng.take_over(element, replace(OURS, model="virtio-transitional")) is True
+    expected = (
+        foreign.replace("'virtio'", "'virtio-transitional'")
+        .replace("'1' period='2'", "'4096' period='1000'")
+        .replace("urandom", "random")
+        .replace("  <address", "  <alias name='ua-virtrng0'/>\n  <address")
+    )
+    assert xml.text_of(element) == xml.text_of(etree.fromstring(expected))
+    assert rng.take_over(element, replace(OURS, model="virtio-transitional")) is False
+
+
+def test_taking_over_replaces_an_alias_and_adds_one_at_the_end() -> None:
+    element = etree.fromstring(
+        "<rng model='virtio'>\n <backend model='builtin'/>\n <alias name='ua-x'/>\n</rng>"
+    )
+    assert rng.take_over(element, OURS)
+    assert rng.from_element(element) == OURS
+    assert [one.tag for one in element] == ["rate", "backend", "alias"]
+    bare = etree.fromstring("<rng model='virtio'><backend model='builtin'/></rng>")
+    assert rng.take_over(bare, OURS)
+    assert xml.text_of(bare) == xml.text_of(rng.to_element(OURS))

@@ -131,6 +131,55 @@ def test_nothing_is_fetched_and_nothing_expanded() -> None:
     assert b"<title>&f;&i;</title>" in again
 
 
+def test_entities_in_attributes_are_bounded() -> None:
+    few = b"<!DOCTYPE domain [<!ENTITY a 'inside'>]><domain type='&a;'/>"
+    assert xml.parse(few).get("type") == "inside"
+    for codec in ("utf-8", "utf-16"):
+        many = f"<!DOCTYPE d [<!ENTITY a '{'a' * 100_000}'>]><domain x='{'&a;' * 1000}'/>".encode(codec)
+        with pytest.raises(MalformedXml, match="its entities may stand for more than 100000000 bytes"):
+            xml.parse(many)
+
+
+def test_cdata_stays() -> None:
+    content = b"<domain><title><![CDATA[<&>]]></title></domain>"
+    assert xml.serialise(xml.parse(content), content) == content
+    assert xml.parse(content).findtext("title") == "<&>"
+
+
+def test_putting_one_before_another_and_in_its_place() -> None:
+    root = xml.parse(b"<domain>\n  <a/>\n  <b/> words\n</domain>")
+    xml.insert(root[0], xml.new("c"))
+    element = xml.new("d")
+    element.append(xml.new("e"))
+    xml.replace(root[2], element)
+    assert xml.text_of(root) == "<domain>\n  <c/>\n  <a/>\n  <d>\n    <e/>\n  </d> words\n</domain>"
+
+
+def test_a_fragment_declares_what_it_uses() -> None:
+    root = xml.parse(
+        b"<domain xmlns:a='urn:a' xmlns:b='urn:b'>\n <x>\n  <a:y> </a:y>\n  <z/> t </x> </domain>"
+    )
+    assert xml.fragment(root[0]) == '<x xmlns:a="urn:a">\n  <a:y> </a:y>\n  <z/> t </x>'
+    assert xml.compact(root[0]) == '<x xmlns:a="urn:a"><a:y> </a:y><z/> t </x>'
+    assert xml.text_of(root).count("xmlns") == 2
+
+
+def test_tags_are_the_same_by_name_attributes_and_namespaces() -> None:
+    tags = ["<a/>", "<b/>", "<a x='1'/>", "<n:a xmlns:n='urn:n'/>", "<a xmlns:n='urn:n'/>", "<!--a-->"]
+    root = xml.parse(f"<domain>{''.join(tags)}</domain>".encode())
+    again = xml.parse(f"<domain>{''.join(tags)}</domain>".encode())
+    same = [[xml.same_tag(one, other) for other in again] for one in root]
+    assert same == [[i == j != 5 for j in range(6)] for i in range(6)]
+
+
+def test_text_that_is_no_element_is_none() -> None:
+    found = xml.read("<rng a='1'/>")
+    assert found is not None
+    assert found.get("a") == "1"
+    for text in ("", "words", "<a", "<?xml version='1.0' encoding='utf-8'?><a/>", "<a/><b/>"):
+        assert xml.read(text) is None
+
+
 TREES = st.recursive(
     st.sampled_from(["<a/>", "<!-- c -->", "<b x='1'/>", "text", "<?p i?>", "\n  ", ""]),
     lambda inner: st.lists(inner, max_size=4).map(lambda parts: f"<n>{''.join(parts)}</n>"),
