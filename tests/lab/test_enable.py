@@ -47,7 +47,8 @@ def test_a_stopped_guest_gets_it_and_keeps_its_free_port(lab_host: LabHost, new_
     before = definition(guest)
     said = virtrng(lab_host, "enable", guest.name)
     assert (said.code, said.err) == (0, "")
-    assert said.out == f"{guest.name}: definition: given a virtio-rng (/dev/random, 4096 B/1000 ms)\n"
+    given = "given a virtio-rng (/dev/random, 4096 B/1000 ms), from its next start"
+    assert said.out == f"{guest.name}: definition: {given}\n"
     after = definition(guest)
     assert rngs(after) == [ON_ROOT_COMPLEX]
     assert wish(after) == {"device": "on"}
@@ -83,7 +84,10 @@ def test_a_running_guest_gets_it_at_once_and_another_rate_in_place(
     wait_for_rng(guest)
     assert read_hwrng(guest) == 64
     said = virtrng(lab_host, "disable", guest.name)
-    assert said.out == f"{guest.name}: definition and running guest: taken away\n"
+    assert said.out == (
+        f"{guest.name}: definition and running guest: taken away\n"
+        f"  it is remembered as not wanted; 'virtrng enable {guest.name}' clears that\n"
+    )
     assert rngs(live(guest)) == rngs(definition(guest)) == []
     wait_for_rng(guest, "none")
 
@@ -153,6 +157,18 @@ def test_i440fx_takes_it_while_it_runs(lab_host: LabHost, new_guest: NewGuest) -
     )
     wait_for_rng(guest)
     assert read_hwrng(guest) == 64
+    # The same devices in both halves: one place in both, by one call.
+    assert rngs(definition(guest)) == rngs(live(guest))
+
+
+def test_i440fx_with_other_devices_while_it_runs(lab_host: LabHost, new_guest: NewGuest) -> None:
+    guest = new_guest(machine="pc")
+    lab_host.virsh("start", guest.name)
+    hotplug_a_disk(lab_host, guest)
+    said = virtrng(lab_host, "enable", guest.name)
+    assert (said.code, said.err) == (0, "")
+    for domain in (definition(guest), live(guest)):
+        assert [(one.alias, one.rate) for one in rngs(domain)] == [(ALIAS, DEFAULT_RATE)]
 
 
 @pytest.mark.parametrize(
@@ -255,11 +271,14 @@ def test_a_missing_one_among_several_is_named_and_the_others_are_done(
     said = virtrng(lab_host, "enable", first.name, "no-such-guest", last.name)
     assert said.code == 5
     assert said.err.startswith("virtrng: no guest is called 'no-such-guest' at qemu+unix:")
-    assert [line.partition(":")[0] for line in said.out.splitlines()] == [first.name, last.name]
+    *lines, summary = said.out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [first.name, last.name]
+    assert summary == "2 enabled, 1 failed"
     assert rngs(definition(first)) == rngs(definition(last)) == [ON_ROOT_COMPLEX]
     said = virtrng(lab_host, "disable", "--json", first.name, "no-such-guest", last.name)
     assert said.code == 5
-    assert [entry["changed"] for entry in said.document["domains"]] == [True, False, True]
+    changed = {entry["name"]: entry["changed"] for entry in said.document["domains"]}
+    assert changed == {"no-such-guest": False, first.name: True, last.name: True}
     assert virtrng(lab_host, "enable", "no-such-guest").code == 1
 
 

@@ -4,7 +4,16 @@
 import argparse
 
 from virtrng.cli import guests
-from virtrng.domain import reconcile
+from virtrng.domain import preview, reconcile
+
+EXAMPLES = """\
+examples:
+  virtrng disable web01             taken away, and remembered as not wanted
+  virtrng disable --forget web01    taken away without a trace
+  virtrng disable --match 'old-*' --dry-run
+
+It records in the guest's metadata that the device is not wanted; 'virtrng enable' clears that.
+A random number device that virtrng did not give stays, and one that it replaced is put back."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,15 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forget", action="store_true", help="leave no trace, not even that it is not wanted"
     )
-    parser.epilog = (
-        "It records in the guest's metadata that the device is not wanted; 'virtrng enable' clears that.\n"
-        "A random number device that virtrng did not give stays."
-    )
+    parser.epilog = EXAMPLES
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Disable, or show what that would change."""
-    scope, forget = guests.scope(arguments), arguments.forget
+    forget = arguments.forget
     if arguments.dry_run:
-        return guests.preview(arguments, lambda guest: reconcile.preview_disable(guest, scope, forget=forget))
-    return guests.for_each(arguments, lambda guest: reconcile.disable(guest, scope, forget=forget))
+        return guests.preview(arguments, lambda guest, scope: preview.disable(guest, scope, forget=forget))
+    return guests.for_each(
+        arguments, "disabled", lambda guest, scope: reconcile.disable(guest, scope, forget=forget)
+    )

@@ -2,17 +2,31 @@
 """What `enable` and `disable` share: many guests, one by one, and how it went."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from virtrng.cli import output
+from virtrng.cli import output, selection
+from virtrng.domain.halves import Scope
 from virtrng.domain.hypervisor import Guest, Hypervisor
-from virtrng.domain.reconcile import Outcome, Scope
-from virtrng.errors import ExitCode, VirtrngError
+from virtrng.domain.reconcile import Outcome
+from virtrng.errors import ExitCode, NoHypervisor, Refused, VirtrngError
+
+# How the guests are counted that did not change, by the word for one of their halves.
+_COUNTED = {
+    "not-wanted": "not wanted by the guest",
+    "managed": "left to the program that manages them",
+    "foreign": "with a virtio-rng of their own",
+}
+_ALREADY = "already so"
+_NOT_REACHED = "not reached"
+# Of guests that nobody named these are counted, and not told one by one.
+_UNREMARKABLE = {"already", "absent", "not-wanted", "untouched", "transient", "not-running"}
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options that both have."""
-    parser.add_argument("domains", metavar="DOMAIN", nargs="+", help="a guest's name, UUID or id")
+    selection.add_arguments(parser)
     parser.add_argument("--config", action="store_true", help="the definition only (default: both)")
     parser.add_argument("--live", action="store_true", help="the running guest only (default: both)")
     parser.add_argument(
@@ -21,65 +35,126 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def scope(arguments: argparse.Namespace) -> Scope:
+def scope(arguments: argparse.Namespace, *, named: bool) -> Scope:
     """Return the halves that --config and --live name: as with virsh, both together mean both."""
     either = arguments.config or arguments.live
-    return Scope(config=arguments.config or not either, live=arguments.live or not either)
+    return Scope(config=arguments.config or not either, live=arguments.live or not either, named=named)
 
 
-def for_each(arguments: argparse.Namespace, act: Callable[[Guest], Outcome]) -> int:
-    """Do `act` to every guest that was named; one that fails does not keep the others from theirs."""
-    entries: list[dict[str, object]] = []
-    failures: list[VirtrngError] = []
-    with Hypervisor(arguments.connect) as hypervisor:
-        for name in dict.fromkeys(arguments.domains):
-            try:
-                outcome = act(hypervisor.guest(name))
-            except VirtrngError as error:
-                failures.append(error)
-                entries.append(
-                    _entry(name, None, changed=False, config="failed", live="failed", why=str(error))
-                )
-                output.error(error)
-                continue
-            entries.append(
+@dataclass(slots=True)
+class _Report:
+    """What is told while it goes on, and what is told at the end."""
+
+    as_json: bool
+    done: str
+    counts: Counter[str] = field(default_factory=Counter)
+    entries: list[dict[str, object]] = field(default_factory=list)
+    failures: list[VirtrngError] = field(default_factory=list)
+
+    def failed(self, name: str, error: VirtrngError, uuid: str | None = None) -> None:
+        """Tell of a guest with which nothing was done."""
+        word = "refused" if isinstance(error, Refused) else "failed"
+        self.failures.append(error)
+        self.counts[word] += 1
+        self.entries.append(_entry(name, uuid, changed=False, config="failed", live="failed", why=str(error)))
+        output.error(error)
+
+    def outcome(self, outcome: Outcome, *, named: bool) -> None:
+        """Tell what became of a guest."""
+        words = {outcome.config, outcome.live}
+        if outcome.error:
+            self.failures.append(outcome.error)
+            output.error(outcome.error)
+        self.counts[self._counted(outcome)] += 1
+        if self.as_json:
+            why = "; ".join((outcome.why, *outcome.notes))
+            self.entries.append(
                 _entry(
                     outcome.name,
                     outcome.uuid,
                     changed=outcome.changed,
                     config=outcome.config,
                     live=outcome.live,
-                    why=outcome.why,
+                    why=why,
                 )
             )
-            if outcome.error:
-                failures.append(outcome.error)
-                output.error(outcome.error)
-            if not arguments.json:
-                output.line(f"{outcome.name}: {outcome.why}")
-    if arguments.json:
-        output.document({"domains": entries})
-    return _exit_code(failures, len(entries))
+        elif named or outcome.changed or not words <= _UNREMARKABLE:
+            output.line(f"{outcome.name}: {outcome.why}")
+            for note in outcome.notes:
+                output.line(f"  {note}")
+
+    def _counted(self, outcome: Outcome) -> str:
+        if outcome.error:
+            return "failed"
+        left = next((_COUNTED[word] for word in (outcome.config, outcome.live) if word in _COUNTED), None)
+        return left or (self.done if outcome.changed else _ALREADY)
+
+    def end(self, *, named: bool) -> int:
+        """Tell the sum, and return the exit status."""
+        count = sum(self.counts.values())
+        if self.as_json:
+            output.document({"domains": self.entries})
+        elif count != 1 or not named:
+            output.line(self._summary())
+        if not self.failures:
+            return ExitCode.DONE
+        return self.failures[0].exit_code if count == 1 else ExitCode.SOME_FAILED
+
+    def _summary(self) -> str:
+        order = [self.done, _ALREADY, *_COUNTED.values(), "refused", "failed", _NOT_REACHED]
+        said = [f"{self.counts[word]} {word}" for word in order if self.counts[word]]
+        return ", ".join(said) or "nothing to do: there is no such guest"
 
 
-def preview(arguments: argparse.Namespace, difference: Callable[[Guest], str]) -> int:
+def for_each(arguments: argparse.Namespace, done: str, act: Callable[[Guest, Scope], Outcome]) -> int:
+    """Do `act` to every guest that was chosen; one that fails does not keep the others from theirs.
+
+    A libvirt that has gone ends it: the rest are not asked for one by one. `done`
+    is the word for those that changed.
+    """
+    selection.check(arguments)
+    report = _Report(arguments.json, done)
+    with Hypervisor(arguments.connect) as hypervisor:
+        chosen, missing = selection.choose(hypervisor, arguments)
+        for name, error in missing:
+            report.failed(name, error)
+        with output.bar(len(chosen), arguments.command) as move_on:
+            for number, one in enumerate(chosen, 1):
+                try:
+                    outcome = act(one.guest, scope(arguments, named=one.named))
+                except VirtrngError as error:
+                    report.failed(one.guest.name, error, one.guest.uuid)
+                    if isinstance(error, NoHypervisor):
+                        report.counts[_NOT_REACHED] += len(chosen) - number
+                        break
+                else:
+                    report.outcome(outcome, named=one.named)
+                move_on()
+    return report.end(named=bool(arguments.domains))
+
+
+def preview(arguments: argparse.Namespace, difference: Callable[[Guest, Scope], str]) -> int:
     """Print what would change, guest by guest."""
-    failures: list[VirtrngError] = []
+    selection.check(arguments)
     entries = []
     with Hypervisor(arguments.connect, readonly=True) as hypervisor:
-        for name in dict.fromkeys(arguments.domains):
+        chosen, missing = selection.choose(hypervisor, arguments)
+        failures = [error for _, error in missing]
+        for one in chosen:
             try:
-                guest = hypervisor.guest(name)
-                diff = difference(guest)
-            except VirtrngError as error:
-                failures.append(error)
-                output.error(error)
+                diff = difference(one.guest, scope(arguments, named=one.named))
+            except VirtrngError as trouble:
+                failures.append(trouble)
                 continue
-            entries.append({"name": guest.name, "uuid": guest.uuid, "diff": diff})
-            if not arguments.json:
-                output.line(diff.rstrip("\n") or f"{guest.name}: nothing would change")
+            entries.append({"name": one.guest.name, "uuid": one.guest.uuid, "diff": diff})
+            if not arguments.json and (diff or one.named):
+                output.line(diff.rstrip("\n") or f"{one.guest.name}: nothing would change")
+    for error in failures:
+        output.error(error)
     if arguments.json:
         output.document({"domains": entries})
+    elif not any(entry["diff"] for entry in entries) and not arguments.domains:
+        output.line("nothing would change")
     return _exit_code(failures, len(entries) + len(failures))
 
 

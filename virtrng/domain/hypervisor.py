@@ -8,6 +8,8 @@ reading, editing and defining: that would undo what another client did meanwhile
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any, TypeVar
 
 import libvirt
@@ -41,24 +43,123 @@ _ASKED_ALREADY = ("is already in the process of unplug", "guest is busy (power i
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
+# Why a guest may be paused while something is being done with it that no change may cross.
+_PAUSED_AT_WORK = (
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+    libvirt.VIR_DOMAIN_PAUSED_SAVE,
+    libvirt.VIR_DOMAIN_PAUSED_DUMP,
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT,
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
+)
+
+
+# In the order of Standing's fields after the first, which a domain's id tells.
+_STANDINGS = (
+    libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
+    libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE,
+    libvirt.VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT,
+)
+
+
+class State(Enum):
+    """What a guest is doing, in the words that virsh has for it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    CRASHED = "crashed"
+    BUSY = "busy"
+    OFF = "shut off"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What listing all guests tells of each at no extra call."""
+
+    active: bool
+    persistent: bool
+    saved: bool
+    snapshots: bool
+
+
 class Guest:
     """One domain of one connection."""
 
-    def __init__(self, domain: Any) -> None:
-        """Wrap a virDomain."""
+    def __init__(
+        self, domain: Any, standing: Standing | None = None, told: dict[tuple[str, ...], bytes] | None = None
+    ) -> None:
+        """Wrap a virDomain; what `standing` does not tell is asked for. `told` keeps the capabilities."""
         self._domain = domain
+        self._standing = standing
+        self._told = {} if told is None else told
         self.name: str = domain.name()
         self.uuid: str = domain.UUIDString()
 
     @property
     def active(self) -> bool:
-        """Whether it runs."""
+        """Whether it runs, or ran when it was listed."""
+        if self._standing:
+            return self._standing.active
         return bool(self._call("ask for the state of", self._domain.isActive))
 
     @property
     def persistent(self) -> bool:
         """Whether it has a definition that outlives a run."""
+        if self._standing:
+            return self._standing.persistent
         return bool(self._call("ask for the state of", self._domain.isPersistent))
+
+    def state(self) -> State:
+        """Tell what it is doing now; BUSY is what a start, a save, a snapshot or a migration keeps busy."""
+        state, reason = self._call("ask for the state of", self._domain.state)
+        if state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_AT_WORK:
+            return State.BUSY
+        if state == libvirt.VIR_DOMAIN_SHUTOFF:
+            return State.OFF
+        if state == libvirt.VIR_DOMAIN_CRASHED or (
+            state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_CRASHED
+        ):
+            return State.CRASHED
+        if self._call("ask for the jobs of", self._job) != libvirt.VIR_DOMAIN_JOB_NONE:
+            return State.BUSY
+        return State.PAUSED if state == libvirt.VIR_DOMAIN_PAUSED else State.RUNNING
+
+    def _job(self) -> int:
+        try:
+            return int(self._domain.jobInfo()[0])
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+            return int(libvirt.VIR_DOMAIN_JOB_NONE)
+
+    def saved_image(self) -> bytes | None:
+        """Return the XML in its managed-save image, which its next start restores; None without one."""
+        if self._standing and not self._standing.saved:
+            return None
+        if not self._call("ask for the saved image of", self._domain.hasManagedSaveImage):
+            return None
+        read = self._domain.managedSaveGetXMLDesc
+        return str(self._call("read the saved image of", lambda: read(0))).encode()
+
+    def snapshots(self) -> list[bytes]:
+        """Return the XML of each of its snapshots."""
+        if self._standing and not self._standing.snapshots:
+            return []
+        found = self._call("list the snapshots of", self._domain.listAllSnapshots)
+        return [str(self._call("read a snapshot of", one.getXMLDesc)).encode() for one in found]
+
+    def capabilities(self, emulator: str, arch: str, machine: str, kind: str) -> bytes | None:
+        """Return what this host's QEMU can do for such a guest; None where libvirt cannot tell."""
+        connection, asked = self._domain.connect(), (emulator, arch, machine, kind)
+        if asked not in self._told:
+            try:
+                told = connection.getDomainCapabilities(emulator or None, arch, machine, kind)
+            except libvirt.libvirtError as error:
+                if connection.isAlive():  # a driver that has none, an emulator that is not there
+                    return None
+                raise _fault(connection, "ask for QEMU's capabilities", _reason(error)) from error
+            self._told[asked] = str(told).encode()
+        return self._told[asked]
 
     def definition(self) -> bytes:
         """Return the XML that its next start will use."""
@@ -72,21 +173,32 @@ class Guest:
         """Attach a device to the running guest, or to the definition."""
         self._call("attach the device to", lambda: self._domain.attachDeviceFlags(device, _flag(live=live)))
 
+    def attach_to_both(self, device: str) -> None:
+        """Attach a device to the definition and to the running guest: to both or to none."""
+        flags = _flag(live=True) | _flag(live=False)
+        self._call("attach the device to", lambda: self._domain.attachDeviceFlags(device, flags))
+
     def detach(self, alias: str, *, live: bool) -> None:
-        """Ask for a device's removal; a running guest has it until it lets go."""
+        """Ask for the removal of our device; a running guest has it until it lets go."""
+        self._detach(lambda: self._domain.detachDeviceAlias(alias, _flag(live=live)))
+
+    def detach_foreign(self, device: str, *, live: bool) -> None:
+        """Ask for the removal of the device that `device` describes, with its address."""
+        self._detach(lambda: self._domain.detachDeviceFlags(device, _flag(live=live)))
+
+    def _detach(self, call: Callable[[], object]) -> None:
         try:
-            self._call(
-                "detach the device from", lambda: self._domain.detachDeviceAlias(alias, _flag(live=live))
-            )
+            self._call("detach the device from", call)
         except HypervisorFault as error:
             if not any(words in error.reason for words in _ASKED_ALREADY):
                 raise
 
-    def record(self, attributes: dict[str, str] | None, *, live: bool) -> None:
-        """Put our element into the metadata, in the place of any older one; None removes it."""
+    def record(self, element: str | None, *, live: bool) -> None:
+        """Put our element into the metadata, in the place of any older one; None removes it.
+
+        The element is without its namespace: libvirt declares that itself, and refuses one that does.
+        """
         kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-        # libvirt declares the namespace itself, and refuses an element that does.
-        element = None if attributes is None else xml.text_of(xml.new("guest", attributes))
         self._call(
             "write the metadata of",
             lambda: self._domain.setMetadata(kind, element, xml.PREFIX, xml.NAMESPACE, _flag(live=live)),
@@ -115,6 +227,7 @@ class Hypervisor:
 
         Raises NoHypervisor or HypervisorDenied.
         """
+        self._told: dict[tuple[str, ...], bytes] = {}
         self.uri = uri or os.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI
         try:
             self._connection = (libvirt.openReadOnly if readonly else libvirt.open)(self.uri)
@@ -136,7 +249,7 @@ class Hypervisor:
         ]
         for _, lookup in filter(lambda entry: entry[0], lookups):
             try:
-                return Guest(lookup())
+                return Guest(lookup(), told=self._told)
             except libvirt.libvirtError as error:
                 if error.get_error_code() not in (
                     libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG
@@ -145,12 +258,17 @@ class Hypervisor:
         raise NoSuchDomain(wanted, self.uri)
 
     def guests(self) -> list[Guest]:
-        """List all guests by name."""
+        """List all guests by name, each with its standing: four calls, however many guests there are."""
+        listed = self._connection.listAllDomains
         try:
-            domains = [Guest(domain) for domain in self._connection.listAllDomains()]
+            sets = [{domain.UUID() for domain in listed(flag)} for flag in _STANDINGS]
+            guests = [
+                Guest(domain, Standing(domain.ID() >= 0, *(domain.UUID() in one for one in sets)), self._told)
+                for domain in listed()
+            ]
         except libvirt.libvirtError as error:
             raise _fault(self._connection, "list the guests", _reason(error)) from error
-        return sorted(domains, key=lambda guest: guest.name)
+        return sorted(guests, key=lambda guest: guest.name)
 
 
 def _flag(*, live: bool) -> int:

@@ -11,9 +11,9 @@ import pytest
 from tests.unit.support import in_child
 from virtrng.config import DomainSettings
 from virtrng.domain import policy, reconcile
+from virtrng.domain.halves import Scope
 from virtrng.domain.hypervisor import Guest, Hypervisor
 from virtrng.domain.policy import Request
-from virtrng.domain.reconcile import Scope
 from virtrng.errors import (
     DomainBusy,
     HypervisorDenied,
