@@ -4,6 +4,7 @@
 import io
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.cli import fed
 from tests.unit.cli.bus import CARD, KEY, Bus
-from virtrng import cli, config
+from virtrng import cli, config, kernel
 
 
 @dataclass(frozen=True)
@@ -76,5 +78,19 @@ def pair(command: Command, keyring: Path, tmp_path: Path) -> Command:
         return command(
             "--config-file", config_file, "keys", "pair", *arguments, "--keyring", keyring, stdin=stdin
         )
+
+    return run
+
+
+@pytest.fixture
+def show(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Run `virtrng status ARGUMENT…` with tmp_path/run as run_dir, at the moment of tests.unit.cli.fed."""
+    file = tmp_path / "virtrng.toml"
+    file.write_text(f"[paths]\nrun_dir = '{tmp_path}/run'\n")
+    monkeypatch.setattr(kernel, "boottime_s", lambda: fed.NOW_S)
+    monkeypatch.setattr(time, "time", lambda: fed.UNIX_S)
+
+    def run(*arguments: str, uri: str = "test:///default") -> Ran:
+        return command("--config-file", file, "-c", uri, "status", *arguments)
 
     return run

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`virtrng status` in all its states, with libvirt's own test driver for guests."""
+"""The host's part of `virtrng status`: the answer in one look, in every state there is."""
 
+import dataclasses
+import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,40 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.conftest import Command, Ran
-from virtrng import files, kernel, status
-from virtrng.domain import hypervisor
-from virtrng.errors import ExitCode, HypervisorFault, NoHypervisor
-from virtrng.status import FeederStatus, KernelStatus, KeyStatus
+from tests.unit.cli.conftest import Ran
+from tests.unit.cli.fed import FED, FEEDER, KEY, NAME, NOW_S, UNIX_S, running
+from tests.unit.support import ROOT, drop_to_nobody, in_child
+from virtrng import config, kernel, status
+from virtrng.cli import output, status_host
+from virtrng.cli.output import Fact
+from virtrng.feeder.states import State
+from virtrng.status import KeyStatus
 
-KEY = KeyStatus(
-    "entropykey", "a/b", "ok", simulated=False, bytes_read=10_000, blocks_tested=4, blocks_failed=1,
-    frames_bad=2, sessions=1, last_fault=None,
-)  # fmt: skip
-NOW_S = 10_000.0
-FED = FeederStatus(1.0, 42, (KEY,), KernelStatus(3, 768, 7500, 1.0, NOW_S - 5, 256))
+Show = Callable[..., Ran]
 READY = "pool    the kernel's generator is ready"
-
-
-@pytest.fixture
-def show(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    file = tmp_path / "virtrng.toml"
-    file.write_text(f"[paths]\nrun_dir = '{tmp_path}/run'\n")
-    monkeypatch.setattr(kernel, "boottime_s", lambda: NOW_S)
-
-    def run(*arguments: str, uri: str = "test:///default") -> Ran:
-        return command("--config-file", file, "-c", uri, "status", *arguments)
-
-    return run
-
-
-@contextmanager
-def running(run_dir: Path) -> Iterator[str]:
-    lock = files.Lock(run_dir / status.LOCK_NAME)
-    name = f"virtrng feed (pid {os.getpid()})"
-    assert lock.acquire(name) is None
-    yield name
-    lock.release()
+ALONE = f"{READY}: guests go on from it, without a key's help"
+FIGURES = "        10,000 bytes read, 4 blocks tested, 1 failed, 2 bad frames"
+LAST_FAULT = "block 2 dropped: it failed runs"
 
 
 def host_lines(ran: Ran) -> list[str]:
@@ -50,44 +33,130 @@ def host_lines(ran: Ran) -> list[str]:
     return ran.lines[: ran.lines.index("")]
 
 
-def test_no_feeder(show: Callable[..., Ran]) -> None:
+def with_seed(age_s: float | None) -> status.FeederStatus:
+    last = None if age_s is None else NOW_S - age_s
+    return replace(FED, kernel=replace(FED.kernel, last_seed_boottime_s=last))
+
+
+def test_no_feeder(show: Show) -> None:
     assert host_lines(show()) == [
         "fed     no: no feeder runs",
-        "feeder  not running ('virtrng feed')",
-        READY,
+        "feeder  not running ('systemctl start virtrng-feeder', or 'virtrng feed')",
+        ALONE,
     ]
 
 
-def test_fed(show: Callable[..., Ran], tmp_path: Path) -> None:
-    status.write(tmp_path / "run", FED)
-    with running(tmp_path / "run") as name:
+def test_fed(show: Show, tmp_path: Path) -> None:
+    with running(tmp_path / "run"):
         assert host_lines(show()) == [
-            "fed     yes, from a hardware key; last seed 5 seconds ago",
-            f"feeder  {name}: 3 seeds, 768 bits credited, made of 7,500 tested bytes",
-            "key     entropykey:serial=a/b: ok, 10,000 bytes read, 4 blocks tested, 1 failed, 2 bad frames",
+            f"fed     yes, by {NAME}; last seed 5 s ago (every 10 s)",
+            f"feeder  {FEEDER}: 3 seeds, 768 bits credited, made of 7,500 tested bytes",
+            f"key     {NAME}: ok",
+            FIGURES,
             READY,
         ]
 
 
-def test_a_feeder_that_waits_says_why(show: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_feeder_says_since_when(show: Show, tmp_path: Path) -> None:
+    with running(tmp_path / "run", replace(FED, started_boottime_s=NOW_S - 7200)):
+        assert host_lines(show())[1].startswith(f"feeder  {FEEDER}, for 2 hours: 3 seeds, ")
+
+
+def test_a_feeder_that_has_ended(show: Show, tmp_path: Path) -> None:
+    status.write(tmp_path / "run", FED)
+    lines = host_lines(show())
+    assert lines[0] == "fed     no: no feeder runs; last seed 5 s ago"
+    assert lines[2:] == [f"key     {NAME}: ok when the feeder ended", FIGURES, ALONE]
+
+
+def test_a_feeder_that_waits_says_why(show: Show, tmp_path: Path) -> None:
     for waiting, told in (
         ("k has no long-term key", "k has no long-term key"),
         (None, "it has just started"),
     ):
-        status.write(tmp_path / "run", replace(FED, keys=(), waiting=waiting))
-        with running(tmp_path / "run"):
-            assert f"key     none; the feeder waits: {told}" in host_lines(show())
+        with running(tmp_path / "run", replace(with_seed(None), keys=(), waiting=waiting)):
+            lines = host_lines(show())
+        assert lines[0] == "fed     not yet: no seed was given since the feeder started"
+        assert lines[2] == f"key     none; the feeder waits: {told}"
 
 
-def test_fed_by_a_simulated_key(show: Callable[..., Ran], tmp_path: Path) -> None:
-    key = replace(KEY, simulated=True, last_fault="block 2 dropped: it failed runs")
-    status.write(tmp_path / "run", replace(FED, keys=(key,), kernel=replace(FED.kernel, seeded_bits=0)))
-    with running(tmp_path / "run"):
+def test_a_key_that_has_gone(show: Show, tmp_path: Path) -> None:
+    gone = replace(KEY, state="absent", reason="four clean blocks", last_fault="it was unplugged")
+    with running(tmp_path / "run", replace(FED, keys=(gone,), unfed_since_boottime_s=NOW_S - 15)):
         lines = host_lines(show())
-    assert lines[0] == "fed     only by a simulated key, with a credit of 0; last seed 5 seconds ago"
-    assert "0 bits credited" in lines[1]
-    assert lines[2].startswith("key     entropykey:serial=a/b (simulated by virtrng): ok, ")
-    assert lines[2].endswith("; last fault: block 2 dropped: it failed runs")
+    assert lines[0] == "fed     no longer: no key feeds for 15 s; last seed 5 s ago"
+    assert lines[2:] == [f"key     {NAME}: absent: it was unplugged", FIGURES, ALONE]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("probe", "not used yet: WHY"),
+        ("startup", "in its start-up tests: WHY"),
+        ("ok", "ok"),
+        ("suspect", "suspect: WHY; nothing of it is used"),
+        ("quarantine", "in quarantine for another 45 s: WHY; nothing of it is used"),
+        ("failed", "failed: WHY; nothing of it is used"),
+        ("absent", "absent: WHY"),
+        ("of a newer feeder", "of a newer feeder: WHY"),
+    ],
+)
+def test_every_state_in_words(state: str, told: str, show: Show, tmp_path: Path) -> None:
+    key = replace(KEY, state=state, reason="WHY", last_fault="WHY")
+    if state == "quarantine":
+        key = replace(key, until_boottime_s=NOW_S + 45)
+    with running(tmp_path / "run", replace(FED, keys=(key,))):
+        assert host_lines(show())[2] == f"key     {NAME}: {told}"
+
+
+def test_no_state_is_forgotten_above() -> None:
+    (mark,) = (one for one in test_every_state_in_words.pytestmark if one.name == "parametrize")  # type: ignore[attr-defined]
+    assert {state for state, _ in mark.args[1]} >= {one.value for one in State}
+
+
+def test_all_that_is_known_of_a_key(show: Show, tmp_path: Path) -> None:
+    key = replace(
+        KEY, last_fault=LAST_FAULT, blocks_failed=3, failure_rate=0.0021, quarantines=1,
+        failures={"runs": 2, "long_run": 1, "poker": 0}, until_boottime_s=NOW_S - 1,
+    )  # fmt: skip
+    with running(tmp_path / "run", replace(FED, keys=(key,))):
+        lines = host_lines(show())
+    assert lines[2] == f"key     {NAME}: ok"
+    assert lines[3].strip().split("; ") == [
+        "10,000 bytes read, 4 blocks tested, 3 failed (runs 2, long run 1), 2 bad frames",
+        "lately 0.21% of its blocks fail",
+        "1 quarantine in 24 hours",
+        f"last fault: {LAST_FAULT}",
+    ]
+
+
+def test_several_keys(show: Show, tmp_path: Path) -> None:
+    second = replace(KEY, serial="c+d")
+    third = KeyStatus.unread("entropykey", "", "probe", "busy")
+    with running(tmp_path / "run", replace(FED, keys=(KEY, second, third))):
+        lines = host_lines(show())
+    assert lines[0] == f"fed     yes, by {NAME} and entropykey:serial=c+d; last seed 5 s ago (every 10 s)"
+    assert lines[2:] == [
+        f"key     {NAME}: ok",
+        FIGURES,
+        "key     entropykey:serial=c+d: ok",
+        FIGURES,
+        "key     entropykey of unknown serial: not used yet: busy",
+        READY,
+    ]
+
+
+def test_fed_by_a_simulated_key(show: Show, tmp_path: Path) -> None:
+    key = replace(KEY, simulated=True)
+    named = f"{NAME} (simulated by virtrng)"
+    with running(tmp_path / "run", replace(FED, keys=(key,))):
+        lines = host_lines(show())
+        assert show("--json").json["feeder"]["fed"] is False
+    assert lines[0] == f"fed     only by {named}, with a credit of 0; last seed 5 s ago"
+    assert lines[2] == f"key     {named}: ok"
+    real = replace(KEY, serial="real")
+    with running(tmp_path / "run", replace(FED, keys=(key, real))):
+        assert host_lines(show())[0].startswith(f"fed     yes, by {named} and entropykey:serial=real; ")
 
 
 TELEMETRY = {
@@ -101,73 +170,68 @@ TELEMETRY = {
 }
 
 
-def test_what_a_key_says_of_itself(show: Callable[..., Ran], tmp_path: Path) -> None:
+def test_what_a_key_says_of_itself(show: Show, tmp_path: Path) -> None:
     key = replace(KEY, telemetry=TELEMETRY, verdict="no failure")
-    status.write(tmp_path / "run", replace(FED, keys=(key,)))
-    with running(tmp_path / "run"):
+    with running(tmp_path / "run", replace(FED, keys=(key,))):
         lines = host_lines(show())
         (document,) = show("--json").json["feeder"]["status"]["keys"]
-    assert lines[3:5] == [
+    assert lines[4:6] == [
         "        it says of itself: no failure, temperature 41.2 °C, supply 3.254 V, FIPS blocks 7,342,",
         "        FIPS failures 6, FIPS blocks 1.61/s, raw XOR 2.93 Sh/byte, left ports 2",
     ]
     assert (document["telemetry"], document["verdict"]) == (TELEMETRY, "no failure")
 
 
-def test_what_a_key_said_that_is_absent(show: Callable[..., Ran], tmp_path: Path) -> None:
+def test_what_a_key_said_that_is_absent(show: Show, tmp_path: Path) -> None:
     key = replace(KEY, state="absent", verdict="its temperature is too high")
-    status.write(tmp_path / "run", replace(FED, keys=(key,)))
-    with running(tmp_path / "run"):
-        assert host_lines(show())[3] == "        it was last heard to say: its temperature is too high"
+    with running(tmp_path / "run", replace(FED, keys=(key,))):
+        assert host_lines(show())[4] == "        it was last heard to say: its temperature is too high"
 
 
-@pytest.mark.parametrize(
-    ("age_s", "told"),
-    [(0.4, "0 seconds"), (1.0, "1 second"), (60.0, "60 seconds")],
-)
-def test_a_seed_is_young_for_a_minute(
-    age_s: float, told: str, show: Callable[..., Ran], tmp_path: Path
-) -> None:
-    kernel_status = replace(FED.kernel, last_seed_boottime_s=NOW_S - age_s)
-    status.write(tmp_path / "run", replace(FED, kernel=kernel_status))
-    with running(tmp_path / "run"):
-        assert show().lines[0] == f"fed     yes, from a hardware key; last seed {told} ago"
+@pytest.mark.parametrize(("age_s", "told"), [(0.4, "0 s"), (1.0, "1 s"), (60.0, "60 s")])
+def test_a_seed_is_young_for_a_minute(age_s: float, told: str, show: Show, tmp_path: Path) -> None:
+    with running(tmp_path / "run", with_seed(age_s)):
+        assert show().lines[0] == f"fed     yes, by {NAME}; last seed {told} ago (every 10 s)"
 
 
-@pytest.mark.parametrize(("age_s", "told"), [(61.0, "61 seconds"), (150.0, "2 minutes"), (9000.0, "2 hours")])
-def test_an_old_seed(age_s: float, told: str, show: Callable[..., Ran], tmp_path: Path) -> None:
-    kernel_status = replace(FED.kernel, last_seed_boottime_s=NOW_S - age_s)
-    status.write(tmp_path / "run", replace(FED, kernel=kernel_status))
-    with running(tmp_path / "run"):
-        assert show().lines[0] == f"fed     no: the last seed is {told} old"
-    assert show().lines[0] == f"fed     no: no feeder runs; the last seed is {told} old"
+@pytest.mark.parametrize(("age_s", "told"), [(61.0, "61 s"), (150.0, "2 minutes"), (9000.0, "2 hours")])
+def test_an_old_seed(age_s: float, told: str, show: Show, tmp_path: Path) -> None:
+    with running(tmp_path / "run", with_seed(age_s)):
+        lines = host_lines(show())
+    assert (lines[0], lines[-1]) == (f"fed     no: the last seed is {told} old", ALONE)
+    assert show().lines[0] == f"fed     no: no feeder runs; last seed {told} ago"
 
 
-def test_a_seed_is_young_for_three_intervals(show: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_seed_is_young_for_three_intervals(show: Show, tmp_path: Path) -> None:
     file = tmp_path / "virtrng.toml"
     file.write_text(file.read_text() + "[feeder]\ninterval_s = 100\n")
-    for age_s, answer in ((300.0, "yes, from"), (301.0, "no: the last seed is 5 minutes old")):
-        kernel_status = replace(FED.kernel, last_seed_boottime_s=NOW_S - age_s)
-        status.write(tmp_path / "run", replace(FED, kernel=kernel_status))
-        with running(tmp_path / "run"):
+    for age_s, answer in ((300.0, "yes, by"), (301.0, "no: the last seed is 5 minutes old")):
+        with running(tmp_path / "run", with_seed(age_s)):
             assert show().lines[0].startswith(f"fed     {answer}")
 
 
-def test_a_feeder_without_a_seed_or_a_status(show: Callable[..., Ran], tmp_path: Path) -> None:
-    with running(tmp_path / "run") as name:
-        assert host_lines(show())[1] == f"feeder  {name}; it has written no status"
-        none_yet = replace(FED.kernel, seeds=0, last_seed_at=None, last_seed_boottime_s=None)
-        status.write(tmp_path / "run", replace(FED, kernel=none_yet))
-        assert show().lines[0] == "fed     not yet: no seed was given since the feeder started"
+def test_a_feeder_without_a_status(show: Show, tmp_path: Path) -> None:
+    with running(tmp_path / "run", None):
+        assert host_lines(show())[:2] == [
+            "fed     not yet: the feeder has written no status",
+            f"feeder  {FEEDER}; it has written no status",
+        ]
 
 
-def test_a_seed_of_another_boot_has_no_age(show: Callable[..., Ran], tmp_path: Path) -> None:
-    kernel_status = replace(FED.kernel, last_seed_boottime_s=NOW_S + 1)
-    status.write(tmp_path / "run", replace(FED, kernel=kernel_status))
+def test_a_status_that_is_late(show: Show, tmp_path: Path) -> None:
+    """The feeder may well go on, but what stands there is old."""
+    with running(tmp_path / "run", replace(FED, updated_at=UNIX_S - 10)):
+        assert host_lines(show())[0].startswith("fed     yes, ")
+    with running(tmp_path / "run", replace(with_seed(1000), updated_at=UNIX_S - 11)):
+        assert host_lines(show())[0] == "fed     not known: the feeder last wrote its status 11 s ago"
+
+
+def test_a_seed_of_another_boot_has_no_age(show: Show, tmp_path: Path) -> None:
+    status.write(tmp_path / "run", with_seed(-1))
     assert show().lines[0] == "fed     no: no feeder runs"
 
 
-def test_a_broken_status_file_is_an_error(show: Callable[..., Ran], tmp_path: Path) -> None:
+def test_a_broken_status_file_is_an_error(show: Show, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "feeder.json").write_text("{")
     ran = show()
@@ -175,123 +239,110 @@ def test_a_broken_status_file_is_an_error(show: Callable[..., Ran], tmp_path: Pa
     assert ran.err.splitlines()[1] == "  restart the feeder; it writes the file anew"
 
 
-def test_a_generator_that_is_not_ready(show: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_generator_that_is_not_ready(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "crng_ready", lambda: False)
-    assert host_lines(show())[2] == "pool    the kernel's generator is not ready yet"
+    assert host_lines(show())[2] == (
+        "pool    the kernel's generator is not ready yet: what reads /dev/random or calls getrandom() waits"
+    )
     assert show("--json").json["pool"] == {"ready": False}
 
 
-# --- guests
-
-
-def test_guests_of_the_test_driver(show: Callable[..., Ran]) -> None:
-    ran = show()
-    header, _, *rows = ran.lines[ran.lines.index("") + 1 :]
-    assert header.split("  ")[0] == "GUEST"
-    assert [row.split() for row in rows] == [["test", "running", "none", "none"]]
-
-
-def test_no_libvirt_is_told_and_no_error(show: Callable[..., Ran]) -> None:
-    ran = show(uri="qemu+unix:///system?socket=/nonexistent")
-    assert ran.code == 0
-    assert ran.lines[-1].startswith(
-        "guests  not known: no libvirt answers at qemu+unix:///system?socket=/non"
-    )
-    document = show("--json", uri="qemu+unix:///system?socket=/nonexistent").json
-    assert document["guests"] is None
-    assert document["guests_error"].startswith("no libvirt answers at ")  # NoHypervisor
-    assert NoHypervisor.exit_code is ExitCode.FAILED
-
-
-def test_json_with_a_feeder(show: Callable[..., Ran], tmp_path: Path) -> None:
-    status.write(tmp_path / "run", FED)
-    with running(tmp_path / "run") as name:
+def test_json_with_a_feeder(show: Show, tmp_path: Path) -> None:
+    with running(tmp_path / "run"):
         document = show("--json").json
-    assert list(document) == ["feeder", "pool", "guests", "guests_error"]
-    assert document["feeder"]["running"] is True
-    assert document["feeder"]["holder"] == name
-    assert document["feeder"]["last_seed_age_s"] == 5.0
-    assert document["feeder"]["status"]["kernel"]["seeded_bits"] == 768
-    assert document["feeder"]["status"]["keys"][0]["serial"] == "a/b"
-    assert document["pool"] == {"ready": True}
-    assert document["guests_error"] is None
+    assert list(document) == ["feeder", "pool", "guests", "guests_error", "problems"]
+    feeder = document["feeder"]
+    assert (feeder["running"], feeder["holder"], feeder["last_seed_age_s"]) == (True, FEEDER, 5.0)
+    assert (feeder["fed"], feeder["fed_by"]) == (True, [NAME])
+    assert feeder["status"]["kernel"]["seeded_bits"] == 768
+    assert feeder["status"]["keys"][0]["serial"] == "a/b"
+    assert (document["pool"], document["guests_error"]) == ({"ready": True}, None)
 
 
-def test_json_without(show: Callable[..., Ran]) -> None:
+def test_json_without(show: Show) -> None:
     document = show("--json").json
-    assert document["feeder"] == {"running": False, "holder": None, "last_seed_age_s": None, "status": None}
-    (guest,) = document["guests"]
-    assert guest == {
-        "name": "test",
-        "uuid": "6695eb01-f6a4-8304-79aa-97f2502e193f",
-        "running": True,
-        "definition": [],
-        "live": [],
-        "wanted": None,
+    assert document["feeder"] == {
+        "running": False, "holder": None, "fed": False, "fed_by": [], "last_seed_age_s": None, "status": None,
+    }  # fmt: skip
+    assert document["problems"][0] == "no feeder runs; start it: systemctl start virtrng-feeder"
+
+
+@pytest.mark.parametrize("kind", [status.FeederStatus, status.KernelStatus, KeyStatus])
+def test_the_document_about_it_names_every_field(kind: type) -> None:
+    rows = (ROOT / "docs" / "feeder.json.md").read_text().splitlines()
+    named = {
+        name for row in rows if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])
     }
+    assert {field.name for field in dataclasses.fields(kind)} <= named
 
 
-WITH_DEVICES = """
-<domain type='test'>
-  <name>other</name>
-  <uuid>6695eb01-f6a4-8304-79aa-97f2502e1940</uuid>
-  <metadata><virtrng:guest xmlns:virtrng="urn:virtrng:domain:1" device="off"/></metadata>
-  <memory>4096</memory>
-  <os><type>hvm</type></os>
-  <devices>
-    <rng model='virtio'>
-      <rate bytes='1024' period='2000'/><backend model='random'>/dev/urandom</backend>
-      <alias name='ua-virtrng0'/>
-    </rng>
-    <rng model='virtio'><backend model='egd' type='unix'>
-      <source mode='connect' path='/run/egd'/></backend></rng>
-  </devices>
-</domain>
-"""
+def test_an_ordinary_user_sees_the_same(open_path: Path) -> None:
+    """The lock is closed to other users, feeder.json is not."""
+    settings = replace(config.DEFAULTS, paths=config.PathSettings(open_path))
+
+    def look() -> str:
+        drop_to_nobody()
+        return str(status_host.look(settings).holder)
+
+    with running(open_path, replace(FED, pid=os.getpid())):
+        assert in_child(look) == FEEDER
+    status.write(open_path, replace(FED, pid=2**22 + 1))  # above the highest there can be (PID_MAX_LIMIT)
+    assert in_child(look) == "None"
 
 
-def test_what_guests_have(show: Callable[..., Ran], tmp_path: Path) -> None:
-    node = tmp_path / "node.xml"
-    node.write_text(f"<node>{WITH_DEVICES}</node>")
-    uri = f"test://{node}"
-    ran = show(uri=uri)
-    row = next(line for line in ran.lines if line.startswith("other"))
-    both = "ours: /dev/urandom, 1024 B/2000 ms; foreign: egd, unlimited"
-    assert row.replace(both, "BOTH").split() == ["other", "running", "BOTH", "BOTH", "no"]
-    (guest,) = show("--json", uri=uri).json["guests"]
-    assert guest["wanted"] is False
-    assert guest["definition"][0] == {
-        "ours": True,
-        "model": "virtio",
-        "backend": "random",
-        "source": "/dev/urandom",
-        "rate_bytes": 1024,
-        "rate_period_ms": 2000,
-        "text": "/dev/urandom, 1024 B/2000 ms",
-    }
-    assert guest["definition"][1]["source"] is None
-    assert guest["definition"][1]["rate_bytes"] is None
+# --- how it looks
 
 
-def test_a_host_without_guests(
-    show: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Terminal(io.StringIO):
+    """What a person would see."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Iterator[Terminal]:
+    screen = Terminal()
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", screen)
+        yield screen
+
+
+FACTS = [
+    Fact("fed", "yes, by a key with a long name", "good"),
+    Fact("", "of one", news=None),
+    Fact("pool", "no", "bad"),
+]
+
+
+def test_a_terminal_folds_below_itself_and_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(monkeypatch, 30) as screen:
+        output.facts(FACTS)
+    assert "\x1b[32myes, by a key with a" in screen.getvalue()
+    assert "\x1b[31mno" in screen.getvalue()
+    with terminal(monkeypatch, 30) as screen:
+        monkeypatch.setenv("NO_COLOR", "1")
+        output.facts(FACTS)
+    lines = [line.rstrip() for line in screen.getvalue().splitlines()]
+    assert lines == ["fed     yes, by a key with a", "        long name", "        of one", "pool    no"]
+
+
+def test_a_pipe_gets_whole_lines_without_colour(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hypervisor.Hypervisor, "guests", lambda _self: [])
-    ran = show()
-    assert ran.lines[-1] == "guests  none"
-    assert show("--json").json["guests"] == []
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    output.facts(FACTS)
+    shown = capsys.readouterr().out
+    assert shown == "fed     yes, by a key with a long name\n        of one\npool    no\n"
 
 
-def test_a_libvirt_that_fails_midway(show: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_self: object) -> list[object]:
-        raise HypervisorFault("list the guests", "internal error")
-
-    monkeypatch.setattr(hypervisor.Hypervisor, "guests", fail)
-    ran = show()
-    assert ran.code == 0
-    assert ran.lines[-1] == "guests  not known: libvirt failed to list the guests: internal error"
-
-
-def test_the_default_uri_of_the_environment(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "test:///default")
-    assert [guest["name"] for guest in command("status", "--json").json["guests"]] == ["test"]
+@pytest.mark.parametrize(
+    ("names", "told"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+)
+def test_lists_in_words(names: list[str], told: str) -> None:
+    assert output.listed(names) == told
