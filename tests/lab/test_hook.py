@@ -296,7 +296,9 @@ def test_install_status_uninstall(lab_host: LabHost) -> None:
         assert said.out == f"{hooks.ours}: would be installed\n"
         assert not hooks.ours.exists()
         said = hooks.command("install", "--json")
-        assert said.document == {"hook": str(hooks.ours), "changed": True, "reload_needed": False}
+        assert said.document == {
+            "hook": str(hooks.ours), "changed": True, "reload_needed": False, "reloaded": [],
+        }  # fmt: skip
         assert hooks.command("install").out == f"{hooks.ours}: installed already\n"
         assert not hooks.ours.is_symlink()
         assert f"\npackage={TREE}\n" in hooks.ours.read_text().replace("'", "")

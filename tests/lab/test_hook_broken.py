@@ -4,6 +4,7 @@
 One guest lives through all of it, reading /dev/hwrng; each way to break the hook meets each operation.
 """
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -48,6 +49,15 @@ def package_broken(hooks: Hooks) -> None:
     edit(hooks, f"package={TREE}", f"package={package.parent}")
 
 
+def package_chatters(hooks: Hooks) -> None:
+    package = hooks.host.root / "chatters/virtrng/domain"
+    package.mkdir(parents=True, exist_ok=True)
+    (package.parent / "__init__.py").write_text("print('<domain>')\nprint('junk', flush=True)\n")
+    (package / "__init__.py").write_text("")
+    (package / "hook.py").write_text("def main(*_):\n    print('<domain/>', flush=True)\n    return 0\n")
+    edit(hooks, f"package={TREE}", f"package={package.parent.parent}")
+
+
 def configuration_garbage(hooks: Hooks) -> None:
     hooks.config.write_bytes(b"require\xff\x00 = [[[\n" * 1000)
 
@@ -64,6 +74,16 @@ def configuration_unreadable(hooks: Hooks) -> None:
     # Root reads any file, but no directory.
     hooks.config.unlink()
     hooks.config.mkdir()
+
+
+def configuration_waits(hooks: Hooks) -> None:
+    # Whoever opens it for reading waits for a writer.
+    hooks.config.unlink()
+    os.mkfifo(hooks.config)
+
+
+def configuration_huge(hooks: Hooks) -> None:
+    hooks.config.write_text(f"[domains]\n{INSISTS}\n" + "# x\n" * 12_500_000)
 
 
 def configuration_missing(hooks: Hooks) -> None:
@@ -85,10 +105,13 @@ def interpreter_fails(hooks: Hooks) -> None:
 BREAKAGES = [
     package_missing,
     package_broken,
+    package_chatters,
     configuration_garbage,
     configuration_not_toml,
     configuration_unknown_value,
     configuration_unreadable,
+    configuration_waits,
+    configuration_huge,
     configuration_missing,
     interpreter_missing,
     interpreter_crashes,
@@ -123,6 +146,7 @@ def mended(both: tuple[Hooks, Hooks]) -> Iterator[tuple[Hooks, Hooks]]:
     for hooks in both:
         if hooks.config.is_dir():
             hooks.config.rmdir()
+        hooks.config.unlink(missing_ok=True)
         hooks.configure(INSISTS)
         hooks.host.outside(TRACE).unlink(missing_ok=True)
         hooks.install()

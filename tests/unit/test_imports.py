@@ -22,7 +22,7 @@ OWNERS = {
     "jinja2": "virtrng.render",
     "rich": "virtrng.cli.output",
     "systemd": "virtrng.service",
-    "prometheus_client": "virtrng.service",
+    "prometheus_client": "virtrng.metrics",
 }
 
 FILES = {
@@ -145,6 +145,10 @@ def test_only_main_imports_the_command_line() -> None:
 
 def test_only_kernel_and_files_import_fcntl() -> None:
     assert {module for module in FILES if "fcntl" in imported(module)} == {"virtrng.kernel", "virtrng.files"}
+
+
+def test_only_capabilities_calls_libc() -> None:
+    assert {module for module in FILES if "ctypes" in imported(module)} == {"virtrng.feeder.capabilities"}
 
 
 def test_only_kernel_calls_ioctl() -> None:

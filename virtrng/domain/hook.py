@@ -4,32 +4,41 @@
 Runs as root within libvirtd's call, with the guest locked: it never calls
 libvirt, never waits, and whatever goes wrong is one line in syslog and exit 0.
 The XML that it is given at `migrate` and `restore` holds secrets: it is never logged.
+
+Each module that it imports is paid for at every start of a guest: lxml only where a definition
+is changed, the feeder's status only where policy asks for it.
 """
 
-import contextlib
 import os
+import stat
 import syslog
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from virtrng import config, kernel, status
+from virtrng import config
 from virtrng.config import Config
-from virtrng.domain import facts, policy, transform, xml
-from virtrng.domain.facts import Facts
+from virtrng.domain import glance, marks, rules
+from virtrng.domain.glance import Glance
 
-REFUSE = 3
 PASS = 0
+REFUSE = 3
+# Something was printed, all of it: hooks/qemu hands it on.
+ANSWER = 4
 
-# A prepare that follows the arrival of a guest comes within moments; a mark that
-# is older belongs to an arrival that failed.
-MARK_LIFETIME_S = 60.0
 # A feeder that starts with the host has this long to give its first seed.
 BOOT_GRACE_S = 120.0
 
+# Far more than any definition (libvirt's clients send 4 MiB at most: VIR_NET_MESSAGE_STRING_MAX), and
+# than any configuration: what is larger is no reason to keep libvirt waiting.
+XML_BYTES_MAX = 16 * 2**20
+CONFIG_BYTES_MAX = 2**20
+
+# virQEMUDriverConfigNew, 9.0 and 11.3: where `virsh managedsave` of the system's libvirtd puts its images.
+SAVED_IMAGES_DIR = "/var/lib/libvirt/qemu/save"
+
 
 def main(arguments: Sequence[str], config_file: str) -> int:
-    """Answer one call, `arguments` being NAME OPERATION SUB-OPERATION EXTRA; return PASS or REFUSE."""
+    """Answer one call, of NAME OPERATION SUB-OPERATION EXTRA; return PASS, REFUSE or ANSWER."""
     operation = arguments[1] if len(arguments) > 1 else ""
     try:
         answer = _OPERATIONS.get(operation)
@@ -40,42 +49,62 @@ def main(arguments: Sequence[str], config_file: str) -> int:
 
 
 def _load(config_file: str) -> Config:
-    path = Path(config_file)
-    return config.load(path) if path.exists() else Config()
+    try:
+        found = os.stat(config_file)
+    except FileNotFoundError:
+        return Config()
+    if not stat.S_ISREG(found.st_mode):  # to open a FIFO would wait for its writer
+        raise ValueError(f"{config_file} is not a regular file")
+    if found.st_size > CONFIG_BYTES_MAX:
+        raise ValueError(f"{config_file} is larger than {CONFIG_BYTES_MAX} bytes")
+    return config.load(Path(config_file))
 
 
 def _read_stdin() -> bytes:
     with open(0, "rb", closefd=False) as file:
-        return file.read()
+        content = file.read(XML_BYTES_MAX + 1)
+    if len(content) > XML_BYTES_MAX:
+        raise ValueError(f"the definition is larger than {XML_BYTES_MAX} bytes")
+    return content
 
 
 def _arrive(content: bytes, settings: Config) -> int:
     """migrate, restore: bring our device's source and rate to this host's policy."""
-    root = xml.parse(content)
+    guest = glance.at(content)
     if _names_require(settings):
         try:
-            leave_mark(settings.paths.run_dir, facts.of(root).uuid)
+            marks.leave(settings.paths.run_dir, guest.uuid)
         except (OSError, ValueError) as error:
             _log(syslog.LOG_ERR, f"no mark could be left: {error}; its prepare will look like a fresh start")
-    if transform.retargeted(root, settings.domains):
-        with open(1, "wb", closefd=False) as file:
-            file.write(xml.serialise(root))
-    return PASS
+    if not guest.models:
+        return PASS
+    from virtrng.domain import arrival, xml
+
+    root = xml.parse(content)
+    if not arrival.retarget(root, settings.domains):
+        return PASS
+    _print(xml.serialise(root, content))
+    return ANSWER
+
+
+def _print(answer: bytes) -> None:
+    """Write all of it: what was written of an answer that fails is thrown away by hooks/qemu."""
+    with open(1, "wb", closefd=False) as file:
+        file.write(answer)
 
 
 def _release(content: bytes, settings: Config) -> int:
     """release, from snapshot: the prepare that follows is no fresh start."""
-    leave_mark(settings.paths.run_dir, facts.of(xml.parse(content)).uuid)
+    marks.leave(settings.paths.run_dir, glance.at(content).uuid)
     return PASS
 
 
 def _prepare(content: bytes, settings: Config) -> int:
     """Refuse a fresh start that policy forbids."""
-    guest = facts.of(xml.parse(content))
-    requirement = policy.requirement(guest, settings.domains)
-    arrived = take_mark(
-        settings.paths.run_dir, guest.uuid
-    )  # whatever is required of it: it is for this start
+    guest = glance.at(content)
+    # Taken whatever is required: it is for this start.
+    arrived = marks.take(settings.paths.run_dir, guest.uuid)
+    requirement = rules.requirement(guest.name, guest.uuid, guest.os, settings.domains)
     if arrived or requirement == "off":
         return PASS
     missing = _missing(guest, settings)
@@ -89,20 +118,30 @@ def _prepare(content: bytes, settings: Config) -> int:
     return REFUSE
 
 
-def _missing(guest: Facts, settings: Config) -> str | None:
+def _missing(guest: Glance, settings: Config) -> str | None:
     """Say what policy asks for and the guest or the host does not have."""
-    if not any(device.virtio for device in guest.rngs):
+    if not guest.virtio:
         return (
-            f"{guest.name} has no virtio-rng, and this host's policy requires one: "
-            f"run 'virtrng enable {guest.name}' and start it again "
-            f"(a saved image without the device: 'virsh managedsave-remove {guest.name}')"
+            f"{guest.name} has no virtio-rng, and this host's policy requires one: {_remedy(guest.name)}"
+            " (if it was defined just now, the watcher may have given it one since: start it again,"
+            " or define it through 'virtrng xml')"
         )
     if settings.domains.require_feeder:
         return _stale(settings)
     return None
 
 
+def _remedy(name: str) -> str:
+    """Say what gives the guest its device; a saved image would bring it back without."""
+    enable = f"run 'virtrng enable {name}'"
+    if "/" not in name and os.path.exists(f"{SAVED_IMAGES_DIR}/{name}.save"):
+        return f"{enable} and 'virsh managedsave-remove {name}', since its saved image has none, and start it"
+    return f"{enable} and start it again"
+
+
 def _stale(settings: Config) -> str | None:
+    from virtrng import kernel, status
+
     limit_s = settings.feeder.stale_seed_s
     now_s = kernel.boottime_s()
     feeder = status.read(settings.paths.run_dir)
@@ -119,37 +158,6 @@ def _stale(settings: Config) -> str | None:
 def _names_require(settings: Config) -> bool:
     domains = settings.domains
     return domains.require != "off" or any(rule.require for rule in domains.rules)
-
-
-def _mark(run_dir: Path, guest_uuid: str) -> Path:
-    # Parsed and printed again: nothing that a definition says becomes a path.
-    return Path(f"{run_dir}-hook") / str(uuid.UUID(guest_uuid))
-
-
-def leave_mark(run_dir: Path, guest_uuid: str) -> None:
-    """Note that the next prepare of this guest is an arrival, not a fresh start."""
-    mark = _mark(run_dir, guest_uuid)
-    mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        file.write(f"{kernel.boottime_s():.3f}\n")
-
-
-def take_mark(run_dir: Path, guest_uuid: str) -> bool:
-    """Remove the mark of a guest; return whether it was there and fresh."""
-    mark = _mark(run_dir, guest_uuid)
-    try:
-        fd = os.open(mark, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    with os.fdopen(fd, "rb") as file:
-        text = file.read(64)
-    with contextlib.suppress(OSError):
-        mark.unlink()
-    try:
-        return 0.0 <= kernel.boottime_s() - float(text) <= MARK_LIFETIME_S
-    except ValueError:
-        return False
 
 
 def _log(priority: int, text: str) -> None:

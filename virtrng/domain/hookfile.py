@@ -17,6 +17,13 @@ from virtrng.files import replacing
 DEFAULT_HOOKS_DIR = Path("/etc/libvirt/hooks")
 _OURS = b"# virtrng: what libvirt runs"
 
+# What editors and package managers leave beside a file, with its mode: libvirt knows no names that it
+# would pass over (9.0 and 11.3, src/util/virhook.c:virHookCall).
+_BACKUPS = (
+    "~", ".bak", ".old", ".orig", ".save", ".swp", ".rpmsave", ".rpmnew", ".rpmorig", ".dpkg-old",
+    ".dpkg-new", ".dpkg-dist", ".dpkg-bak", ".dpkg-tmp", ".ucf-old", ".ucf-new", ".ucf-dist",
+)  # fmt: skip
+
 
 def destination(hooks_dir: Path) -> Path:
     """Return where our hook goes; libvirt runs the executables of qemu.d since 6.5."""
@@ -49,7 +56,7 @@ def rendered(template: Path, package_dir: Path, config_file: Path) -> bytes:
 def differs(hooks_dir: Path, content: bytes) -> bool:
     """Whether `install` would change anything. Raises ForeignHook or FileFailed."""
     file = destination(hooks_dir)
-    return not present(hooks_dir) or file.read_bytes() != content or not os.access(file, os.X_OK)
+    return not present(hooks_dir) or file.read_bytes() != content or not is_run(file)
 
 
 def present(hooks_dir: Path) -> bool:
@@ -71,9 +78,13 @@ def install(hooks_dir: Path, content: bytes) -> bool:
         file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise FileFailed(str(file.parent), "make", error.strerror or str(error)) from error
+    here = since(file)
     # libvirt runs every executable of qemu.d, one that is being written too: it is written beside it.
     with replacing(file, 0o755, temporary_dir=hooks_dir) as new:
         new.write(content)
+        new.flush()
+        if here is not None:
+            os.utime(new.fileno(), (here, here))
     return True
 
 
@@ -90,13 +101,35 @@ def uninstall(hooks_dir: Path) -> bool:
 
 
 def others(hooks_dir: Path) -> list[Path]:
-    """List the other qemu hooks there: libvirt runs these too, and looks for hooks at its start alone."""
+    """List the other qemu hooks there, which libvirt runs too: in its order, backups included."""
     candidates = [hooks_dir / "qemu", *sorted(destination(hooks_dir).parent.glob("*"))]
-    return [
-        file
-        for file in candidates
-        if file != destination(hooks_dir) and file.is_file() and os.access(file, os.X_OK)
-    ]
+    return [file for file in candidates if file != destination(hooks_dir) and is_run(file)]
+
+
+def backups(hooks_dir: Path) -> list[Path]:
+    """List those of the others that look like what an editor or a package manager has left."""
+    return [file for file in others(hooks_dir) if file.name.startswith(".") or file.name.endswith(_BACKUPS)]
+
+
+def is_run(file: Path) -> bool:
+    """Whether libvirt runs it: a file, or a link to one, that anyone may execute."""
+    try:
+        found = file.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o111)
+
+
+def since(file: Path) -> float | None:
+    """Return from when on libvirt ran our hook, in Unix seconds: an update keeps its time. None: never."""
+    return file.stat().st_mtime if is_run(file) else None
+
+
+def all_since(hooks_dir: Path) -> list[float]:
+    """Return from when on libvirt ran each qemu hook that is there, in Unix seconds."""
+    ours = since(destination(hooks_dir))
+    theirs = [file.stat().st_ctime for file in others(hooks_dir)]
+    return theirs if ours is None else [ours, *theirs]
 
 
 def check_safe(*paths: Path) -> None:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """`virtrng hook install`, `uninstall` and `status`."""
 
+import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,9 @@ from tests.unit.cli.conftest import Command, Ran
 from tests.unit.support import ROOT, in_child
 from virtrng import cli
 from virtrng.cli import hook as hook_command
-from virtrng.domain import hookfile
-from virtrng.errors import ExitCode, UnsafeHook
+from virtrng.domain import daemon, hookfile
+from virtrng.domain.daemon import Daemon
+from virtrng.errors import ExitCode, ReloadElsewhere, UnsafeHook
 
 
 class Hooks:
@@ -57,18 +61,122 @@ def test_it_knows_the_package_and_the_configuration(hooks: Hooks) -> None:
 
 def test_json(hooks: Hooks) -> None:
     file = str(hooks.file)
-    assert hooks("status", "--json").json == {"hook": file, "state": "absent", "others": []}
-    assert hooks("install", "--json").json == {"hook": file, "changed": True, "reload_needed": True}
-    assert hooks("install", "--json").json == {"hook": file, "changed": False, "reload_needed": False}
-    hooks.file.with_name("other").write_text("#!/bin/sh\n")
-    hooks.file.with_name("other").chmod(0o755)
-    assert hooks("status", "--json").json == {
-        "hook": file,
-        "state": "installed",
-        "others": [str(hooks.file.with_name("other"))],
-    }
+    absent = {"hook": file, "state": "absent", "others": [], "backups": [], "reload_needed": False}
+    assert hooks("status", "--json").json == absent
+    first = {"hook": file, "changed": True, "reload_needed": True, "reloaded": []}
+    assert hooks("install", "--json").json == first
+    assert hooks("install", "--json").json == first | {"changed": False, "reload_needed": False}
+    other = put(hooks.file.with_name("other"))
+    assert hooks("status", "--json").json == absent | {"state": "installed", "others": [str(other)]}
     assert hooks("uninstall", "--json").json == {"hook": file, "changed": True}
     assert hooks("uninstall", "--json").json == {"hook": file, "changed": False}
+
+
+def put(file: Path) -> Path:
+    """Put another hook there."""
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0o755)
+    return file
+
+
+def test_backups_that_libvirt_would_run(hooks: Hooks) -> None:
+    hooks("install")
+    other = put(hooks.file.with_name("other"))
+    backups = [put(hooks.file.with_name(name)) for name in (".virtrng.swp", "virtrng.rpmsave", "virtrng~")]
+    put(hooks.file.with_name("virtrng.bak")).chmod(0o644)
+    assert hooks("status").lines == [
+        f"{hooks.file}: installed",
+        f"{backups[0]}: looks like a backup, and libvirt runs it: move it away, or 'chmod -x' it",
+        f"{other}: another qemu hook, which libvirt runs too",
+        *(f"{file}: looks like a backup, and libvirt runs it: move it away, or 'chmod -x' it"
+          for file in backups[1:]),
+    ]  # fmt: skip
+    assert hooks("status", "--json").json["backups"] == [*map(str, backups)]
+    hooks("uninstall")
+    assert all(file.exists() for file in (other, *backups))
+
+
+def test_one_that_is_not_executable(hooks: Hooks) -> None:
+    hooks("install")
+    hooks.file.chmod(0o644)
+    assert hooks("status").lines == [f"{hooks.file}: not executable"]
+    assert hooks("install").lines[0] == f"{hooks.file}: installed"
+
+
+def test_reload_is_for_libvirts_own_place(hooks: Hooks) -> None:
+    ran = hooks("install", "--reload")
+    assert (ran.code, ran.out) == (ExitCode.USAGE, b"")
+    trouble = ReloadElsewhere(str(hooks.directory))
+    assert ran.err.splitlines() == [f"virtrng: {trouble}", f"  {trouble.remedy}"]
+    assert not hooks.directory.exists()
+
+
+# --- in libvirt's own place
+
+
+@pytest.fixture
+def own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Give `virtrng hook` over what is libvirt's own place here, beside a libvirtd that has just started."""
+    monkeypatch.setattr(hookfile, "DEFAULT_HOOKS_DIR", tmp_path / "hooks")
+    monkeypatch.setattr(hookfile, "check_safe", lambda *_: None)
+    monkeypatch.setattr(daemon, "running", lambda: [Daemon("libvirtd", 42, time.time() - 1)])
+    monkeypatch.setattr(daemon, "installed_version", lambda: (6, 5, 0))
+    config_file = tmp_path / "virtrng.toml"
+    config_file.write_text("")
+    return lambda *words: command("--config-file", config_file, "hook", *words)
+
+
+UNAWARE = [
+    "  libvirtd (pid 42) found no qemu hook when it started, and calls none until it reloads:",
+    "  'virtrng hook install --reload' has it do so; guests run on",
+]
+
+
+def test_a_daemon_that_started_without_hooks_is_told_of(own: Callable[..., Ran], tmp_path: Path) -> None:
+    assert own("status").lines == [f"{tmp_path}/hooks/qemu.d/virtrng: absent"]
+    assert own("install", "--dry-run").lines[1:] == UNAWARE
+    assert own("install").lines[1:] == UNAWARE
+    assert own("status").lines[1:] == UNAWARE
+    assert own("status", "--json").json["reload_needed"] is True
+    assert own("install", "--reload", "--dry-run").lines[1:] == ["  libvirtd (pid 42) would reload"]
+    assert own("install", "--json").json["reload_needed"] is True
+
+
+def test_and_made_to_reload(own: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Path]] = []
+    monkeypatch.setattr(daemon, "reload", lambda one, place: told.append((one.name, place)))
+    said = "  libvirtd (pid 42) has reloaded: it calls hooks from now on"
+    assert own("install", "--reload").lines[1:] == [said]
+    assert told == [("libvirtd", tmp_path / "hooks")]
+    assert own("install", "--reload", "--json").json == {
+        "hook": f"{tmp_path}/hooks/qemu.d/virtrng", "changed": False, "reload_needed": False,
+        "reloaded": ["libvirtd"],
+    }  # fmt: skip
+
+
+def test_one_that_knew_of_the_hook_that_is_replaced_need_not(own: Callable[..., Ran], tmp_path: Path) -> None:
+    own("install")
+    file = tmp_path / "hooks" / "qemu.d" / "virtrng"
+    file.write_text(f"{file.read_text()}# of an older version\n")
+    os.utime(file, (1e9, 1e9))
+    assert own("install", "--json").json == {
+        "hook": str(file), "changed": True, "reload_needed": False, "reloaded": [],
+    }  # fmt: skip
+    assert own("status").lines == [f"{file}: installed"]
+    assert own("install", "--reload").lines == [f"{file}: installed already"]
+
+
+def test_a_libvirt_that_would_not_call_it(
+    own: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "installed_version", lambda: (6, 4, 0))
+    ran = own("install")
+    assert (ran.code, ran.out) == (ExitCode.REFUSED, b"")
+    assert ran.err.splitlines() == [
+        "virtrng: libvirt 6.4.0 runs no hook but hooks/qemu, which may be somebody else's",
+        "  install libvirt 6.5.0 or newer; 'virtrng enable' works without the hook",
+    ]
+    assert not (tmp_path / "hooks").exists()
 
 
 def test_dry_run_changes_nothing(hooks: Hooks) -> None:

@@ -4,6 +4,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,8 +97,12 @@ class Hook:
         nobody: bool = False,
     ) -> Answer:
         """Call it once: argv NAME OP SUBOP EXTRA, hardly an environment, the XML on stdin."""
+        return self.call_with([name, operation, sub, extra], content, nobody=nobody)
+
+    def call_with(self, arguments: Sequence[str | bytes], content: bytes, *, nobody: bool = False) -> Answer:
+        """Call it once with any arguments."""
         run = subprocess.run(
-            [str(self.file), name, operation, sub, extra],
+            [str(self.file), *arguments],
             input=content,
             capture_output=True,
             cwd="/",
@@ -107,7 +112,7 @@ class Hook:
             group=NOBODY if nobody and is_root() else None,
             extra_groups=[] if nobody and is_root() else None,
         )
-        return Answer(run.returncode, run.stdout, run.stderr.decode())
+        return Answer(run.returncode, run.stdout, run.stderr.decode(errors="replace"))
 
     def call_with_closed(self, operation: str, redirections: str) -> Answer:
         """Call it with some of its descriptors closed."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the hook decides, and what it says in the log: never a secret, never more than a line."""
 
+import os
 import syslog
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 
 from tests.unit.domain.hook_rig import UUID, WITH, WITHOUT, domain
 from virtrng import kernel, status
-from virtrng.domain import facts, hook
-from virtrng.domain.hook import PASS, REFUSE
+from virtrng.domain import glance, hook, marks
+from virtrng.domain.hook import ANSWER, PASS, REFUSE
 from virtrng.status import FeederStatus, KernelStatus
 
 
@@ -49,7 +50,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Called:
 REQUIRES = "[domains]\nrequire = 'refuse'"
 REFUSED = (
     "web has no virtio-rng, and this host's policy requires one: run 'virtrng enable web' and start it again "
-    "(a saved image without the device: 'virsh managedsave-remove web')"
+    "(if it was defined just now, the watcher may have given it one since: start it again, "
+    "or define it through 'virtrng xml')"
 )
 
 
@@ -111,7 +113,7 @@ def test_a_bug_of_ours_stops_nobody(
     def broken(_: object) -> object:
         raise error("broken")
 
-    monkeypatch.setattr(facts, "of", broken)
+    monkeypatch.setattr(glance, "at", broken)
     assert call(operation) == PASS
     assert call.logged == [
         (syslog.LOG_ERR, f"hook: {operation}: {error.__name__}: broken; this call changes nothing")
@@ -130,7 +132,7 @@ def test_a_broken_configuration_is_one_line(call: Called) -> None:
 def test_without_a_configuration_there_are_defaults(
     call: Called, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    assert call("migrate", WITH) == PASS
+    assert call("migrate", WITH) == ANSWER == 4
     assert b">/dev/random<" in capfdbinary.readouterr().out
     assert call.logged == []
 
@@ -140,7 +142,7 @@ def test_a_mark_that_cannot_be_left_stops_no_arrival(
 ) -> None:
     call.configure(REQUIRES)
     call.run_dir.with_name("run-hook").write_text("a file in the way")
-    assert call("migrate", WITH) == PASS
+    assert call("migrate", WITH) == ANSWER == 4
     assert b">/dev/random<" in capfdbinary.readouterr().out
     ((level, text),) = call.logged
     assert level == syslog.LOG_ERR
@@ -156,13 +158,84 @@ def test_a_mark_lives_for_a_minute_of_the_boot_clock(later_s: float, answer: int
     assert call("prepare") == REFUSE
 
 
-def test_the_uuid_is_parsed_and_printed_again(tmp_path: Path, call: Called) -> None:
-    hook.leave_mark(tmp_path / "run", UUID.upper().replace("-", ""))
+@pytest.mark.parametrize("written", [UUID, UUID.upper(), UUID.replace("-", "")])
+def test_the_uuid_is_parsed_and_printed_again(written: str, tmp_path: Path) -> None:
+    marks.leave(tmp_path / "run", written)
     assert [mark.name for mark in (tmp_path / "run-hook").iterdir()] == [UUID]
-    assert hook.take_mark(tmp_path / "run", f"{{{UUID}}}")
-    for bad in ("", "..", f"../{UUID}", f"{UUID}/../x", "x" * 36):
+    assert marks.take(tmp_path / "run", UUID)
+    assert not marks.take(tmp_path / "run", UUID)
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "..", f"../{UUID}", f"{UUID}/../x", "x" * 32, "0x" + "1" * 30, "1_" * 16, " " + "1" * 31]
+)
+def test_what_is_no_uuid_becomes_no_path(bad: str, tmp_path: Path) -> None:
+    for act in (marks.leave, marks.take):
         with pytest.raises(ValueError, match="badly formed"):
-            hook.leave_mark(tmp_path / "run", bad)
+            act(tmp_path / "run", bad)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_fifo_in_the_place_of_a_mark_is_not_waited_for(call: Called) -> None:
+    call.configure(REQUIRES)
+    call.run_dir.with_name("run-hook").mkdir()
+    os.mkfifo(call.run_dir.with_name("run-hook") / UUID)
+    assert call("prepare") == REFUSE
+    os.mkfifo(call.run_dir.with_name("run-hook") / UUID)
+    assert call("restore") == PASS
+    assert [level for level, _ in call.logged] == [syslog.LOG_ERR]
+
+
+@pytest.mark.parametrize("name", ["web", "../web"])
+def test_a_saved_image_that_would_bring_it_back_without_is_named(
+    name: str, call: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    (saved / f"{name}.save").write_bytes(b"")
+    monkeypatch.setattr(hook, "SAVED_IMAGES_DIR", str(saved))
+    call.configure(REQUIRES)
+    assert call("prepare", domain(name=name)) == REFUSE
+    named = "run 'virtrng enable web' and 'virsh managedsave-remove web', since its saved image has none"
+    assert (named in capfd.readouterr().err) is (name == "web")
+
+
+# --- what would keep libvirt waiting
+
+
+def test_a_definition_without_end_is_not_read_to_it(call: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(hook, "XML_BYTES_MAX", 1000)
+    monkeypatch.setattr(syslog, "syslog", lambda level, text: call.logged.append((level, text)))
+    call.configure(REQUIRES)
+    with (call.config_file.parent / "stdin").open("wb+") as file:
+        file.write(domain().ljust(1001))
+        file.seek(0)
+        kept = os.dup(0)
+        os.dup2(file.fileno(), 0)
+        try:
+            assert hook.main(["web", "prepare"], str(call.config_file)) == PASS
+        finally:
+            os.dup2(kept, 0)
+            os.close(kept)
+    assert [text for _, text in call.logged] == [
+        "hook: prepare: ValueError: the definition is larger than 1000 bytes; this call changes nothing"
+    ]
+
+
+def test_nor_a_configuration(call: Called) -> None:
+    call.configure(f"{REQUIRES}\n#{'x' * hook.CONFIG_BYTES_MAX}")
+    assert call("prepare") == PASS
+    ((_, text),) = call.logged
+    assert "virtrng.toml is larger than 1048576 bytes" in text
+
+
+def test_a_configuration_that_is_no_file_is_not_opened(call: Called) -> None:
+    os.mkfifo(call.config_file)
+    assert call("prepare") == PASS
+    ((_, text),) = call.logged
+    assert "virtrng.toml is not a regular file" in text
 
 
 # --- require_feeder

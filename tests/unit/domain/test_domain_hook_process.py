@@ -17,7 +17,8 @@ from virtrng.status import FeederStatus, KernelStatus
 REFUSE = "[domains]\nrequire = 'refuse'"
 SENTENCE = (
     "virtrng: web has no virtio-rng, and this host's policy requires one: run 'virtrng enable web' and start "
-    "it again (a saved image without the device: 'virsh managedsave-remove web')\n"
+    "it again (if it was defined just now, the watcher may have given it one since: start it again, "
+    "or define it through 'virtrng xml')\n"
 )
 CONFIGS = {
     "none": None,
