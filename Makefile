@@ -11,7 +11,7 @@ PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-deps --no-index --no-build-
 
 # What virtrng imports when it runs; setup.cfg says what for.
 RUN_PACKAGES := python3 python3-libvirt python3-usb python3-pyudev python3-lxml python3-jinja2 python3-rich python3-systemd python3-prometheus-client
-# What checks it and installs it: pytest on both cores, hypothesis, a .venv for ruff and mypy, pip for `make install`.
+# What checks it and installs it: pytest on all cores (three workers: some of it waits), hypothesis, a .venv for ruff and mypy, pip for `make install`.
 CHECK_PACKAGES := python3-pytest python3-pytest-xdist python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel
 # What the lab is made of: libvirt's daemon without its system integration (libvirt-daemon-system),
 # so that none of the host's is started; systemd for systemd-analyze, which judges the unit; strace, which counts
@@ -41,12 +41,12 @@ check: deps $(VENV)/tools ## lint, types and unit tests; needs no root once the 
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(PYTEST) -n 2 tests/unit
+	$(PYTEST) -n 3 tests/unit
 
 test: check test-lab test-host ## every test: check, real libvirtd and guests in the lab, the service in a booted Debian (root)
 
 test-unit: deps ## the unit tests alone
-	$(PYTEST) -n 2 tests/unit
+	$(PYTEST) -n 3 tests/unit
 
 test-lab: deps ## the tests under real libvirtd and guests alone (root)
 	$(PYTEST) tests/lab
@@ -55,7 +55,7 @@ test-host: deps ## the tests of the service, under the systemd and udev of a boo
 	$(PYTEST) tests/host
 
 test-long: deps ## the same tests with 25 times the examples, faults and sessions (root; a quarter of an hour)
-	VIRTRNG_LONG=1 $(PYTEST) -n 2 tests/unit
+	VIRTRNG_LONG=1 $(PYTEST) -n 3 tests/unit
 	VIRTRNG_LONG=1 $(PYTEST) tests/lab
 
 bench: deps ## figures side by side with peers, in one run

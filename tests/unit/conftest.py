@@ -3,18 +3,12 @@
 
 import gc
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis.configuration import set_hypothesis_home_dir
-
-# What hypothesis keeps, its table of characters, goes where the tree keeps what it can make again.
-set_hypothesis_home_dir(str(Path(__file__).resolve().parents[2] / ".cache" / "hypothesis"))  # type: ignore[no-untyped-call]
 
 
 def _at_hand() -> set[str]:
@@ -43,12 +37,3 @@ def nothing_outlives_a_test() -> Iterator[None]:
         gc.collect()  # what only a cycle of references keeps
         left = _at_hand() - before
     assert not left, f"it left behind: {', '.join(sorted(left))}"
-
-
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """Give a directory that every user can get to, and write into: tmp_path is its owner's alone."""
-    path = Path(tempfile.mkdtemp(prefix="virtrng-test-"))
-    path.chmod(0o777)
-    yield path
-    shutil.rmtree(path)

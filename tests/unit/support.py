@@ -2,6 +2,7 @@
 """What many unit tests need: children that end with the test, and the command as a process."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -45,6 +46,13 @@ def in_child(act: Callable[[], object], *, nobody: bool = False) -> str:
         said = pipe.read().decode()
     os.waitpid(pid, 0)
     return said
+
+
+def readable_tree(where: Path) -> Path:
+    """Return a copy of the package below `where`: the tree may lie where its owner alone can read."""
+    tree = where / "tree"
+    shutil.copytree(ROOT / "virtrng", tree / "virtrng", dirs_exist_ok=True)
+    return tree
 
 
 @contextmanager

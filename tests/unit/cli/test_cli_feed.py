@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.support import ROOT, child_after, in_child, is_root
+from tests.unit.support import NOBODY, ROOT, child_after, is_root, readable_tree
 from virtrng import cli, files, status
 from virtrng.errors import ExitCode
 
@@ -88,13 +88,13 @@ def test_an_ordinary_user_is_refused_in_one_sentence(open_path: Path) -> None:
     config_file = open_path / "virtrng.toml"
     config_file.write_text(f"[paths]\nrun_dir = '{open_path}/run'\n")
     config_file.chmod(0o644)
-
-    def attempt() -> int:
-        with (open_path / "stderr").open("w") as sys.stderr:
-            return int(cli.main(["--config-file", str(config_file), "feed", "--simulate", "entropykey"]))
-
-    assert in_child(attempt, nobody=True) == "1"
-    assert (open_path / "stderr").read_text().splitlines() == [
+    who = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups") if is_root() else ()
+    command = ("-m", "virtrng", "--config-file", str(config_file), "feed", "--simulate", "entropykey")
+    ran = subprocess.run(
+        [*who, sys.executable, *command], cwd=readable_tree(open_path), capture_output=True, check=False
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.decode().splitlines() == [
         REFUSED,
         "  the feeder needs CAP_SYS_ADMIN in the initial user namespace: run it as root, not in a container",
     ]

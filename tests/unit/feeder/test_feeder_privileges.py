@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.unit.feeder.served import NO_PROCESS, socketpair
-from tests.unit.support import NOBODY, ROOT, child_after, in_child, is_root
+from tests.unit.support import NOBODY, child_after, in_child, is_root, readable_tree
 from virtrng import files
 from virtrng.errors import (
     FeederRunning,
@@ -64,8 +64,9 @@ print(os.path.exists(f"/proc/{injector._pid}"))
 
 def separated(run_dir: Path, *prefix: str) -> tuple[Any, "subprocess.CompletedProcess[str]"]:
     """Run the script to its end; return its finding, and its process."""
+    tree = str(readable_tree(run_dir.parent))
     done = subprocess.run(
-        [*prefix, sys.executable, "-I", "-B", "-W", "error", "-c", SCRIPT, str(ROOT), str(run_dir), "-x"],
+        [*prefix, sys.executable, "-I", "-B", "-W", "error", "-c", SCRIPT, tree, str(run_dir), "-x"],
         capture_output=True, text=True, cwd="/", check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
@@ -74,7 +75,7 @@ def separated(run_dir: Path, *prefix: str) -> tuple[Any, "subprocess.CompletedPr
 
 def check_both(found: dict[str, Any], run_dir: Path) -> None:
     """Assert what is so whoever started it."""
-    assert found["argv"] == ["-c", str(ROOT), str(run_dir), "-x"]
+    assert found["argv"] == ["-c", str(run_dir.parent / "tree"), str(run_dir), "-x"]
     assert found["flags"] == [1, 1, ["error"]]
     assert (found["left"], found["cwd"], found["parent"]) == (False, "/", str(found["pid"]))
     # stdin, stdout, stderr, the socket, /dev/random, the listing itself
