@@ -14,6 +14,7 @@ import pytest
 from tests.lab.feeder_keys import Plugged
 from tests.lab.feeder_rig import Rig
 from tests.scale import scaled
+from virtrng.feeder.daemon import STATUS_INTERVAL_S
 from virtrng.feeder.states import QUARANTINE_S
 from virtrng.keys.entropykey import driver
 from virtrng.sim.entropykey import SERIAL
@@ -133,16 +134,14 @@ def test_a_stall_costs_a_session_and_no_more(rig: Rig) -> None:
 def test_a_slow_drip_feeds_nothing_and_the_age_of_the_last_seed_shows_it(rig: Rig) -> None:
     plugged = rig.feeding()
     plugged.inflict("slow-drip")
-    made = plugged.key.frames_made
-    rig.wait(lambda: plugged.key.frames_made >= made + 2, "two drops")  # what was on its way is in by then
-    before = rig.until_state("ok")
-    given = len(rig.recorder.seeds)
-    found = rig.until(lambda found: found.keys[0].bytes_read > before.bytes_read, "another one")
-    assert found.keys[0].bytes_read <= before.bytes_read + 64
-    assert (found.keys[0].state, found.kernel.seeds) == ("ok", given)
-    age_s = found.seed_age_s(rig.boottime())
-    assert age_s is not None
-    assert age_s > DRIP_S
+    old_s = DRIP_S + STATUS_INTERVAL_S  # a seed may have come since feeder.json was written
+    old = rig.until(lambda found: (found.seed_age_s(rig.boottime()) or 0.0) > old_s, "no seed any more")
+    found = rig.until(
+        lambda found: found.keys[0].bytes_read > old.keys[0].bytes_read, "a drop more, and still none"
+    )
+    assert found.keys[0].bytes_read <= old.keys[0].bytes_read + 64
+    assert found.keys[0].state == "ok"
+    assert found.kernel.seeds - old.kernel.seeds <= 1, "a drop can fill a block that was nearly full"
     plugged.inflict("recover")
     rig.until_fed(3)
     rig.judge()
