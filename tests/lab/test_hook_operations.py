@@ -38,7 +38,7 @@ def test_a_guest_that_crashes_can_start_again(hooks: Hooks, lab_host: LabHost, n
     guest = new_guest(extra_devices=OURS)
     lab_host.virsh("start", guest.name)
     pid = lab_host.outside(f"/run/libvirt/qemu/{guest.name}.pid").read_text().strip()
-    subprocess.run(lab_host.inside("kill", "-9", pid), check=True)
+    subprocess.run(lab_host.inside("sh", "-c", f"kill -9 {pid}"), check=True)
     guest.wait_state("shut off")
     lab_host.virsh("start", guest.name)
     assert hooks.calls(guest) == [*START, *END, *START]
