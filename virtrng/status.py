@@ -131,16 +131,14 @@ def read(run_dir: Path) -> FeederStatus | None:
         raise BadStatus(str(path), f"not a feeder's status: {error}") from error
 
 
-def holder(run_dir: Path) -> str | None:
-    """Name the feeder that runs, None if none does.
+def holder(run_dir: Path, last: FeederStatus | None) -> str | None:
+    """Name the feeder that runs, None if none does; `last` is what was last written.
 
-    Another user than its own can only see whether the process is there that wrote the file last.
-    Raises BadStatus.
+    Another user than its own can only see whether the process is there that wrote it.
     """
     try:
         return files.holder(run_dir / LOCK_NAME)
     except PermissionError:
-        last = read(run_dir)
         alive = last is not None and Path("/proc", str(last.pid)).exists()
         return f"virtrng feed (pid {last.pid})" if last and alive else None
 

@@ -224,21 +224,23 @@ def test_whatever_it_holds_is_a_status_or_a_bad_one(
 
 
 def test_who_runs_is_who_holds_the_lock(tmp_path: Path) -> None:
-    assert status.holder(tmp_path) is None
+    assert status.holder(tmp_path, status.read(tmp_path)) is None
     lock = files.Lock(tmp_path / status.LOCK_NAME, mode=0o600)
     assert lock.acquire("virtrng feed (pid 7)") is None
-    assert in_child(lambda: status.holder(tmp_path)) == "virtrng feed (pid 7)"
+    assert in_child(lambda: status.holder(tmp_path, status.read(tmp_path))) == "virtrng feed (pid 7)"
     lock.release()
-    assert in_child(lambda: status.holder(tmp_path)) == "None"
+    assert in_child(lambda: status.holder(tmp_path, status.read(tmp_path))) == "None"
 
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_to_another_user_it_is_whose_process_is_there(open_path: Path, *, alive: bool) -> None:
     lock = files.Lock(open_path / status.LOCK_NAME, mode=0o000)
     assert lock.acquire("somebody") is None
-    assert in_child(lambda: status.holder(open_path), nobody=True) == "None", "nothing was written yet"
+    assert in_child(lambda: status.holder(open_path, status.read(open_path)), nobody=True) == "None", (
+        "nothing was written yet"
+    )
     pid = os.getpid() if alive else 2**22 + 1  # above the largest pid_max (proc(5))
     status.write(open_path, dataclasses.replace(WHOLE, pid=pid))
     told = f"virtrng feed (pid {pid})" if alive else "None"
-    assert in_child(lambda: status.holder(open_path), nobody=True) == told
+    assert in_child(lambda: status.holder(open_path, status.read(open_path)), nobody=True) == told
     lock.release()

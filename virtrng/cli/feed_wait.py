@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace, settings: Config, feed: Feed) -> int:
     run_dir = settings.paths.run_dir
     quick = replace(settings, feeder=replace(settings.feeder, interval_s=INTERVAL_S))
     try:
-        if status.holder(run_dir):
+        if status.holder(run_dir, status.read(run_dir)):
             watch(run_dir, gate)
         else:
             _keep_lines_apart()

@@ -5,9 +5,8 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from virtrng import files, kernel, status
+from virtrng import kernel, status
 from virtrng.cli import status_key
 from virtrng.cli.output import Fact, duration, listed, plural
 from virtrng.config import Config
@@ -69,22 +68,13 @@ def look(settings: Config) -> Host:
         broken = error
     return Host(
         settings=settings,
-        holder=_holder(run_dir, feeder),
+        holder=status.holder(run_dir, feeder),
         feeder=feeder,
         broken=broken,
         crng_ready=kernel.crng_ready(),
         boottime_s=kernel.boottime_s(),
         unix_s=time.time(),
     )
-
-
-def _holder(run_dir: Path, feeder: FeederStatus | None) -> str | None:
-    """Name the feeder that runs; another user than its own can only see whether its process is there."""
-    try:
-        return files.holder(run_dir / status.LOCK_NAME)
-    except PermissionError:
-        alive = feeder is not None and Path("/proc", str(feeder.pid)).exists()
-        return f"virtrng feed (pid {feeder.pid})" if feeder and alive else None
 
 
 def document(host: Host) -> dict[str, object]:
