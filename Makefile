@@ -44,7 +44,7 @@ check: deps $(VENV)/tools ## lint, types and unit tests; needs no root once the 
 	$(PYTEST) -n 3 tests/unit
 
 test: check ## every test: check, real libvirtd and guests in the lab, the service in a booted Debian (root)
-	@$(MAKE) --no-print-directory --jobs=2 test-lab test-host  # both wait a lot: together they take two thirds of the time
+	@$(MAKE) --no-print-directory --jobs=2 test-lab test-host  # both wait a lot
 
 test-unit: deps ## the unit tests alone
 	$(PYTEST) -n 3 tests/unit
