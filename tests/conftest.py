@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
 # What hypothesis keeps, its table of characters, goes where the tree keeps what it can make again.
 set_hypothesis_home_dir(str(Path(__file__).resolve().parents[1] / ".cache" / "hypothesis"))  # type: ignore[no-untyped-call]
+
+# How long an example takes says nothing but how busy the machine is.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_configure() -> None:

@@ -11,7 +11,7 @@ from typing import Protocol, Unpack
 import pytest
 
 from tests.lab.guest import DomainOptions, LabGuest
-from tests.lab.host import LabHost, traces, why_no_lab
+from tests.lab.host import LabHost, children, traces, why_no_lab
 from tests.lab.images import GuestImage, guest_image
 
 SHOWN_CHARACTERS = 4000
@@ -22,11 +22,6 @@ class NewGuest(Protocol):
     """Defines a guest under a new name, on the shared host unless told otherwise; gone after the test."""
 
     def __call__(self, *, host: LabHost | None = None, **options: Unpack[DomainOptions]) -> LabGuest: ...
-
-
-def _children() -> set[str]:
-    threads = Path("/proc/self/task").iterdir()
-    return {pid for thread in threads for pid in (thread / "children").read_text().split()}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,10 +35,10 @@ def lab() -> Iterator[None]:
         pytest.skip(reason)
     if reason:
         pytest.fail(reason, pytrace=False)
-    before = _children()
+    before = children()
     yield
     left = traces(os.getpid())
-    left += [f"child {pid}: {Path('/proc', pid, 'cmdline').read_bytes()!r}" for pid in _children() - before]
+    left += [f"child {pid}: {Path('/proc', pid, 'cmdline').read_bytes()!r}" for pid in children() - before]
     assert not left, "the lab left behind: " + "; ".join(left)
 
 

@@ -100,6 +100,12 @@ def why_no_lab() -> str | None:
     return None
 
 
+def children() -> set[str]:
+    """Return the process ids of this process's children, whichever thread started them."""
+    threads = Path("/proc/self/task").iterdir()
+    return {pid for thread in threads for pid in (thread / "children").read_text().split()}
+
+
 def traces(pid: int) -> list[str]:
     """Return what this machine has of the lab hosts that process 'pid' made: nothing, once they stopped."""
     mark = f"{ROOT_PREFIX}{pid}-"

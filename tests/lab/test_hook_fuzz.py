@@ -110,9 +110,7 @@ CALLS = st.tuples(
 STDINS = st.sampled_from(DEFINITIONS) | st.binary(max_size=200)
 
 
-@settings(
-    max_examples=scaled(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=scaled(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(CONFIGS)), CALLS | ARGUMENTS, STDINS)
 def test_any_call(hook: Hook, text: str, arguments: list[str | bytes], content: bytes) -> None:
     check(hook, CONFIGS[text], arguments, content)

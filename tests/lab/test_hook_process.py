@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
+from tests.lab.host import children
 from tests.unit.domain.hook_rig import FOREIGN, OURS, PASSED, UUID, WITH, WITH_FOREIGN, WITHOUT, Hook, domain
 from virtrng import kernel, status
 from virtrng.domain import hook as hook_module
@@ -354,13 +355,8 @@ def test_a_broken_status_stops_nobody(hook: Hook) -> None:
     assert hook.call("prepare", WITH) == PASSED
 
 
-def _children() -> set[str]:
-    threads = Path("/proc/self/task").iterdir()
-    return {pid for thread in threads for pid in (thread / "children").read_text().split()}
-
-
 def test_it_leaves_no_descriptor_for_libvirt_to_wait_on(hook: Hook) -> None:
     hook.configure(REFUSE)
-    before = _children()
+    before = children()
     assert hook.call("prepare").code == 1
-    assert _children() <= before
+    assert children() <= before

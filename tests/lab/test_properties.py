@@ -111,7 +111,6 @@ OPTIONS = st.fixed_dictionaries({
 @settings(
     derandomize=True,
     max_examples=scaled(20),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(options=OPTIONS, request=st.sampled_from(REQUESTS))

@@ -291,7 +291,7 @@ def toml(value: object) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else repr(value)
 
 
-@settings(derandomize=True, max_examples=scaled(150), deadline=None)
+@settings(derandomize=True, max_examples=scaled(150))
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
 def test_no_document_raises_anything_else(document: dict[str, object]) -> None:
     text = "\n".join(f"{key} = {toml(value)}" for key, value in document.items())
@@ -301,7 +301,7 @@ def test_no_document_raises_anything_else(document: dict[str, object]) -> None:
         assert "\n" not in error.remedy  # noqa: PT017  not every document is refused
 
 
-@settings(derandomize=True, max_examples=scaled(200), deadline=None)
+@settings(derandomize=True, max_examples=scaled(200))
 @given(st.binary(max_size=60), st.integers(0, len(FULL)), st.integers(0, 20))
 def test_no_bytes_raise_anything_else(content: bytes, start: int, length: int) -> None:
     for document in (content, FULL[:start] + content[:length] + FULL[start + length :]):

@@ -205,7 +205,7 @@ JSON = st.recursive(
 FIELDS = ["version", "updated_at", "pid", "keys", "kernel"]
 
 
-@settings(derandomize=True, max_examples=scaled(80), deadline=None)
+@settings(derandomize=True, max_examples=scaled(80))
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5))
 def test_whatever_it_holds_is_a_status_or_a_bad_one(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]

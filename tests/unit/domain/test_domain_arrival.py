@@ -81,7 +81,7 @@ DEVICES = st.lists(
 )
 
 
-@settings(max_examples=scaled(40), deadline=None)
+@settings(max_examples=scaled(40))
 @given(DEVICES, st.sampled_from([(), ("/dev/hwrng",), ("/dev/hwrng", "/nonexistent")]))
 def test_what_libvirt_compares_stays(devices: list[str], gone: tuple[str, ...]) -> None:
     content = domain(*devices)

@@ -221,7 +221,7 @@ def elements(draw: st.DrawFn, depth: int = 3) -> str:
     return f"<{tag} {' '.join(f'{name}={value!r}' for name, value in attributes.items())}>{inner}</{tag}>"
 
 
-@settings(derandomize=True, max_examples=scaled(80), deadline=None)
+@settings(derandomize=True, max_examples=scaled(80))
 @given(st.lists(elements(), max_size=3))
 def test_whatever_it_says_it_is_read(parts: list[str]) -> None:
     found = of(f"<domain type='kvm'><devices>{''.join(parts)}</devices>{''.join(parts)}</domain>")

@@ -98,7 +98,7 @@ def elements(draw: st.DrawFn, depth: int = 0) -> xml.Element:
     return element
 
 
-@settings(max_examples=scaled(60), deadline=None)
+@settings(max_examples=scaled(60))
 @given(elements())
 def test_any_document(root: xml.Element) -> None:
     root.tag = "domain"
@@ -151,7 +151,7 @@ RULES = st.builds(
 )
 
 
-@settings(max_examples=scaled(60), deadline=None)
+@settings(max_examples=scaled(60))
 @given(st.lists(RULES, max_size=4), st.sampled_from(["web", "db"]), st.sampled_from(["", NOTED]))
 def test_the_rules_are_those_of_policy(found: list[Rule], name: str, noted: str) -> None:
     content = domain(name=name).replace(b"<os>", f"<metadata>{noted}</metadata><os>".encode())

@@ -155,7 +155,7 @@ def elements(draw: st.DrawFn, depth: int = 4) -> str:
     return f"<{name}{attributes}{tail}>{inside}</{name}{tail}>"
 
 
-@settings(derandomize=True, max_examples=scaled(60), deadline=None)
+@settings(derandomize=True, max_examples=scaled(60))
 @given(
     st.lists(elements(), min_size=1, max_size=4),
     st.sampled_from(["", "\n", "\r\n\r\n", "<!-- between --> "]),
@@ -180,7 +180,7 @@ def _same_children(element: etree._Element, node: Node, depth: int = 0) -> None:
             _same_children(child, place, depth + 1)
 
 
-@settings(derandomize=True, max_examples=scaled(100), deadline=None)
+@settings(derandomize=True, max_examples=scaled(100))
 @given(
     st.binary(max_size=60)
     | st.text(st.sampled_from("<>!-?[]&;/'\" adx\n\ufeff"), max_size=60).map(str.encode)

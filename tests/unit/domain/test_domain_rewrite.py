@@ -187,7 +187,7 @@ def filtered(content: bytes, request: Request) -> bytes:
         return source.text()
 
 
-@settings(derandomize=True, max_examples=scaled(200), deadline=None)
+@settings(derandomize=True, max_examples=scaled(200))
 @given(definitions(), REQUESTS, st.sampled_from(["utf-8", "utf-16"]))
 def test_filtering_twice_is_filtering_once(text: str, request: Request, codec: str) -> None:
     content = text.encode(codec)
@@ -200,7 +200,7 @@ def test_filtering_twice_is_filtering_once(text: str, request: Request, codec: s
         assert len([device for device in after.rngs if device.virtio]) == 1
 
 
-@settings(derandomize=True, max_examples=scaled(200), deadline=None)
+@settings(derandomize=True, max_examples=scaled(200))
 @given(definitions(), st.sampled_from(["utf-8", "utf-16-le"]))
 def test_everything_but_the_device_is_as_it_was(text: str, codec: str) -> None:
     once = filtered(text.encode(codec), Request()).decode(codec)
@@ -210,7 +210,7 @@ def test_everything_but_the_device_is_as_it_was(text: str, codec: str) -> None:
     assert len(come) < 450
 
 
-@settings(derandomize=True, max_examples=scaled(150), deadline=None)
+@settings(derandomize=True, max_examples=scaled(150))
 @given(definitions())
 def test_what_is_kept_is_what_was_replaced(text: str) -> None:
     before = xml.parse(text.encode())

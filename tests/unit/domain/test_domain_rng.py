@@ -56,7 +56,7 @@ def test_writing() -> None:
     )
 
 
-@settings(derandomize=True, max_examples=scaled(100), deadline=None)
+@settings(derandomize=True, max_examples=scaled(100))
 @given(
     st.sampled_from(["/dev/random", "/dev/urandom", "/dev/hwrng"]),
     st.none() | st.builds(Rate, st.integers(1, 2**32 - 1), st.integers(1, 2**32 - 1)),

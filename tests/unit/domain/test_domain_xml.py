@@ -187,7 +187,7 @@ TREES = st.recursive(
 )
 
 
-@settings(derandomize=True, max_examples=scaled(80), deadline=None)
+@settings(derandomize=True, max_examples=scaled(80))
 @given(st.lists(TREES, max_size=5))
 def test_adding_and_removing_loses_nothing_that_was_there(parts: list[str]) -> None:
     root = xml.parse(f"<domain><devices>{''.join(parts)}</devices></domain>".encode())
@@ -202,7 +202,7 @@ def test_adding_and_removing_loses_nothing_that_was_there(parts: list[str]) -> N
     assert re.sub(r"\s", "", "".join(devices.itertext())) == texts
 
 
-@settings(derandomize=True, max_examples=scaled(200), deadline=None)
+@settings(derandomize=True, max_examples=scaled(200))
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_no_bytes_raise_anything_else(content: bytes) -> None:
     for text in (content, b"<domain>" + content + b"</domain>"):

@@ -82,7 +82,7 @@ def test_an_impossible_assessment_gathers_nothing(assessed_bits: int) -> None:
 
 
 @given(st.lists(st.binary(max_size=64).flatmap(lambda b: st.tuples(st.just(b), st.integers(0, 8 * len(b))))))
-@settings(derandomize=True, max_examples=scaled(100), deadline=None)
+@settings(derandomize=True, max_examples=scaled(100))
 def test_every_byte_counts_and_no_bit_counts_twice(pieces: list[tuple[bytes, int]]) -> None:
     conditioner, gathered, assessed_bits = Conditioner(), b"", 0
     for piece, bits in pieces:

@@ -286,7 +286,7 @@ splices = st.lists(
     splices=splices,
     repeat=st.integers(1, 3),
 )
-@settings(derandomize=True, max_examples=scaled(80), deadline=None)
+@settings(derandomize=True, max_examples=scaled(80))
 def test_it_is_the_same_as_bit_by_bit(
     seed: int, ones_of_256: int, splices: list[tuple[int, bytes]], repeat: int
 ) -> None:
@@ -300,7 +300,7 @@ def test_it_is_the_same_as_bit_by_bit(
 
 
 @given(st.binary(min_size=1, max_size=50))
-@settings(derandomize=True, max_examples=scaled(40), deadline=None)
+@settings(derandomize=True, max_examples=scaled(40))
 def test_patterns_are_judged_as_bit_by_bit(pattern: bytes) -> None:
     block = (pattern * BLOCK)[:BLOCK]
     assert Fips140(b"boot").test(block) == naive(b"boot", block)

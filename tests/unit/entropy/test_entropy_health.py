@@ -177,7 +177,7 @@ pieces = st.one_of(
     calls=st.lists(st.integers(0, 300), max_size=12),
     claim=st.sampled_from([(1.0, 20), (1.0, 40), (0.8, 30), (0.5, 40), (0.2, 40)]),
 )
-@settings(derandomize=True, max_examples=scaled(150), deadline=None)
+@settings(derandomize=True, max_examples=scaled(150))
 def test_it_is_the_same_as_bit_by_bit(stream: bytes, calls: list[int], claim: tuple[float, int]) -> None:
     fast = HealthTests(*claim)
     slow = BitByBit(fast.rct_cutoff, fast.apt_cutoff)

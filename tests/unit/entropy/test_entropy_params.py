@@ -64,7 +64,7 @@ def test_a_claim_too_small_for_the_window_never_fails() -> None:
 
 
 @given(whole=st.integers(1, 8), window=st.integers(1, 200), alpha=st.integers(1, 40))
-@settings(derandomize=True, max_examples=scaled(60), deadline=None)
+@settings(derandomize=True, max_examples=scaled(60))
 def test_cutoff_of_a_proportion_in_exact_fractions(whole: int, window: int, alpha: int) -> None:
     p = Fraction(1, 2**whole)
 

@@ -147,7 +147,7 @@ def test_blocks_of_two_hours_ago_are_known() -> None:
 
 
 @given(st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 3000)), max_size=20), st.integers(0, 99))
-@settings(derandomize=True, max_examples=scaled(60), deadline=None)
+@settings(derandomize=True, max_examples=scaled(60))
 def test_whatever_comes_it_answers(pieces: list[bytes | int], seed: int) -> None:
     stream = b"".join(p * 200 if isinstance(p, bytes) else noise(seed, p) for p in pieces)
     for result in found(stream + bytes(BLOCK_BYTES)):

@@ -348,7 +348,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(derandomize=True, max_examples=scaled(80), deadline=None)
+@settings(derandomize=True, max_examples=scaled(80))
 @given(
     st.lists(st.tuples(PIECES, st.integers(0, 8)), max_size=30),
     st.lists(st.integers(0, 4000), max_size=4),

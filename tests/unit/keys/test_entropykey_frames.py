@@ -128,7 +128,7 @@ def test_long_garbage_is_a_bad_frame_for_every_64_bytes_begun() -> None:
         assert types(items) == [None] * 10 + [FrameType.ENTROPY]
 
 
-@settings(derandomize=True, max_examples=scaled(150), deadline=None)
+@settings(derandomize=True, max_examples=scaled(150))
 @given(
     st.lists(
         st.one_of(st.binary(max_size=150), st.sampled_from([ENTROPY, b"* ", b"\r\n", b"* E!"])), max_size=8
@@ -150,7 +150,7 @@ noise = st.one_of(
 )
 
 
-@settings(derandomize=True, max_examples=scaled(150), deadline=None)
+@settings(derandomize=True, max_examples=scaled(150))
 @given(noise, st.binary(min_size=32, max_size=32), st.integers(0, 4095))
 def test_the_first_whole_frame_after_noise_is_found(garbage: bytes, plain: bytes, sequence: int) -> None:
     reader = FrameReader()

@@ -67,7 +67,7 @@ def test_any_number_of_macs(size: int) -> None:
     assert final_pads(AUTHENTICATION, covered()[:size]) == plain_macs()[:size]
 
 
-@settings(derandomize=True, max_examples=scaled(100), deadline=None)
+@settings(derandomize=True, max_examples=scaled(100))
 @given(prepared=states, batch=messages)
 def test_any_state_and_messages(prepared: Prepared, batch: list[bytes]) -> None:
     assert finals(prepared, batch) == [prepared.final(each) for each in batch]
@@ -114,7 +114,7 @@ def test_a_whole_session_with_gaps() -> None:
 edits = st.lists(st.tuples(st.integers(0, 19), st.integers(2, 61), st.integers(1, 255)), max_size=10)
 
 
-@settings(derandomize=True, max_examples=scaled(50), deadline=None)
+@settings(derandomize=True, max_examples=scaled(50))
 @given(plan=edits, doubled=st.integers(0, 19))
 def test_what_verifies_in_a_batch_verifies_alone(plan: list[tuple[int, int, int]], doubled: int) -> None:
     sent = [bytearray(Session(SERIAL, SESSION_KEY).frame(each)) for each in covered()[:20]]

@@ -22,7 +22,6 @@ edits = st.lists(
 @settings(
     derandomize=True,
     max_examples=scaled(20),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(plan=edits)

@@ -98,7 +98,7 @@ def test_without_a_clock_there_is_no_rate() -> None:
     assert "fips_blocks_per_s" not in blocks(blocks(Telemetry(), 1, None), 1000, None).figures
 
 
-@settings(derandomize=True, max_examples=scaled(200), deadline=None)
+@settings(derandomize=True, max_examples=scaled(200))
 @given(st.text(st.sampled_from("STVF0123456789: x\u0663"), max_size=50))
 def test_any_text_is_telemetry_or_malformed(text: str) -> None:
     try:

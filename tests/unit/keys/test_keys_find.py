@@ -110,7 +110,7 @@ def test_a_path_is_none_of_those_that_are_plugged_in() -> None:
         find.named(find.among([plugged_in("/dev/x")]), "entropykey:/dev/x")
 
 
-@settings(derandomize=True, max_examples=scaled(200), deadline=None)
+@settings(derandomize=True, max_examples=scaled(200))
 @given(st.text(st.sampled_from("abentropykey:serial=/.+AB\n"), max_size=12) | st.text(max_size=8))
 def test_any_text_means_something_or_names_no_kind(text: str) -> None:
     try:
@@ -121,7 +121,7 @@ def test_any_text_means_something_or_names_no_kind(text: str) -> None:
     assert meant.name == text if isinstance(meant, find.At) else text.endswith(meant.serial)
 
 
-@settings(derandomize=True, max_examples=scaled(100), deadline=None)
+@settings(derandomize=True, max_examples=scaled(100))
 @given(st.text(min_size=1))
 def test_every_serial_can_be_named(serial: str) -> None:
     (found,) = find.among([plugged_in(serial)])

@@ -294,7 +294,7 @@ def test_unplugged_it_is_closed_all_the_same(rig: Rig) -> None:
     assert not rig.backend.claimed
 
 
-@settings(derandomize=True, max_examples=scaled(30), deadline=None)
+@settings(derandomize=True, max_examples=scaled(30))
 @given(
     st.sampled_from(sorted(errno.errorcode)), st.sampled_from(["open", "claim", "detach", "read", "write"])
 )
