@@ -11,8 +11,8 @@ PIP_INSTALL := $(PYTHON) -m pip install --quiet --no-deps --no-index --no-build-
 
 # What virtrng imports when it runs; setup.cfg says what for.
 RUN_PACKAGES := python3 python3-libvirt python3-usb python3-pyudev python3-lxml python3-jinja2 python3-rich python3-systemd python3-prometheus-client
-# What checks it and installs it: pytest on all cores (three workers: some of it waits), hypothesis, a .venv for ruff and mypy, pip for `make install`.
-CHECK_PACKAGES := python3-pytest python3-pytest-xdist python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel
+# What checks it and installs it: pytest on all cores (three workers: some of it waits), which ends a test that stands still, hypothesis, a .venv for ruff and mypy, pip for `make install`.
+CHECK_PACKAGES := python3-pytest python3-pytest-xdist python3-pytest-timeout python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel
 # What the lab is made of: libvirt's daemon without its system integration (libvirt-daemon-system),
 # so that none of the host's is started; systemd for systemd-analyze, which judges the unit; strace, which counts
 # what feeders ask of the kernel.

@@ -45,7 +45,10 @@ def host_image() -> HostImage:
     """Return the image, made first where the cache has none; the network is then needed."""
     files = (Path(__file__), HERE / "host-init", HERE / "agent", HERE / "agent.service")
     content = b"\0".join([file.read_bytes() for file in files] + [" ".join(_run_packages()).encode()])
-    made = images._once(f"host-{hashlib.sha256(content).hexdigest()[:16]}", _build)
+    busybox = images.unpacked("busybox-static") / "bin/busybox"  # before: one entry is made at a time
+    made = images._once(
+        f"host-{hashlib.sha256(content).hexdigest()[:16]}", lambda work: _build(work, busybox)
+    )
     for other in made.parent.glob("host-*"):  # half a gigabyte each
         if other != made:
             shutil.rmtree(other, ignore_errors=True)
@@ -59,12 +62,12 @@ def _run_packages() -> list[str]:
     return found.group(1).split()
 
 
-def _build(work: Path) -> None:
+def _build(work: Path, busybox: Path) -> None:
     root, package = work / "root", work / "package"
     images._say(f"making a Debian to boot, of packages, in {images.cache_dir()}")
     _bootstrap(root)
     package.mkdir()
-    release = _kernel(package, root, work)
+    release = _kernel(package, root, work, busybox)
     for unit in MASKED:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
     _agent(root)
@@ -98,7 +101,7 @@ def _bootstrap(root: Path) -> None:
     )  # fmt: skip
 
 
-def _kernel(package: Path, root: Path, work: Path) -> str:
+def _kernel(package: Path, root: Path, work: Path, busybox: Path) -> str:
     """Put the kernel and an initramfs into 'work', the modules that are ever loaded into 'root'."""
     depends = images._apt_field(images.KERNEL_METAPACKAGE, "Depends")
     (name,) = re.findall(r"\blinux-image-\S+", depends)
@@ -115,12 +118,11 @@ def _kernel(package: Path, root: Path, work: Path) -> str:
         (modules / "kernel" / f"{module}.ko").write_bytes(content)
     images._run("chroot", str(root), "depmod", release)
     boot = images._in_load_order(tree, BOOT_MODULES)
-    (work / "initrd.cpio").write_bytes(_initramfs(list(boot)))
+    (work / "initrd.cpio").write_bytes(_initramfs(list(boot), busybox))
     return release
 
 
-def _initramfs(modules: list[tuple[str, bytes]]) -> bytes:
-    busybox = images.unpacked("busybox-static") / "bin/busybox"
+def _initramfs(modules: list[tuple[str, bytes]], busybox: Path) -> bytes:
     files = {"init": (HERE / "host-init").read_bytes(), "bin/busybox": busybox.read_bytes()}
     files |= {f"modules/{number:02}-{name}.ko": content for number, (name, content) in enumerate(modules)}
     archive = b"".join(images._cpio(name, 0o040755) for name in ("bin", "dev", "modules", "root"))

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ XZ_MAGIC = b"\xfd7zXZ\0"
 PAGE_BYTES = 4096
 INITRD_KEPT_S = 24 * 3600.0
 NO_EXTRA_FILES: Mapping[str, Path] = {}
+_making = threading.Lock()
 
 
 class LabError(RuntimeError):
@@ -251,9 +253,15 @@ def _once(name: str, build: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    with (_lab_cache() / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Hold the cache's lock. Whoever asks for it while holding it would wait for ever, and is refused."""
+    if not _making.acquire(blocking=False):
+        raise LabError("an entry of the cache asked for another while it was being made: ask for that before")
+    try:
+        with (_lab_cache() / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    finally:
+        _making.release()
 
 
 def _fetch_and_unpack(package: str, into: Path) -> None:

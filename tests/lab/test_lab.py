@@ -220,3 +220,16 @@ def test_an_interrupted_build_leaves_nothing_that_looks_complete(
     made = images._once("thing", lambda work: (work / "whole").touch())
     assert [path.name for path in made.iterdir()] == ["whole"]
     assert [path.name for path in made.parent.iterdir() if path.name != ".lock"] == ["thing"]
+
+
+def test_an_entry_that_asks_for_another_while_it_is_made_does_not_wait_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIRTRNG_CACHE", str(tmp_path))
+
+    def nested(work: Path) -> None:
+        images._once("inner", lambda inner: None)
+
+    with pytest.raises(images.LabError, match="ask for that before"):
+        images._once("outer", nested)
+    images._once("inner", lambda inner: None)
