@@ -24,6 +24,7 @@ DEFAULT_FILE = Path("/etc/virtrng/virtrng.toml")
 SAFE_SOURCES = ("/dev/random", "/dev/urandom")
 REQUIRE = ("off", "warn", "refuse")
 FOREIGN = ("keep", "replace")
+MANAGE = ("new", "all", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Rule:
 
     match: str | None = None
     os: str | None = None
+    manage: str | None = None
     source: str | None = None
     rate: Rate | None = None
     foreign: str | None = None
@@ -72,8 +74,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class DomainSettings:
-    """[domains]: the device that guests get, and what the hook insists on."""
+    """[domains]: who gets a device, which, and what the hook insists on."""
 
+    manage: str = "new"
     foreign: str = "keep"
     source: str = "/dev/random"
     rate: Rate = Rate(4096, 1000)
@@ -95,9 +98,10 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class MetricsSettings:
-    """[metrics]: where Prometheus may ask; nowhere by default."""
+    """[metrics]: where Prometheus may ask the feeder, and the watcher; nowhere by default."""
 
     listen: Listen | None = None
+    watch_listen: Listen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,12 @@ class PathSettings:
     """[paths]: for tests and unusual systems."""
 
     run_dir: Path = Path("/run/virtrng")
+    state_dir: Path = Path("/var/lib/virtrng-watch")
+
+    @property
+    def watch_dir(self) -> Path:
+        """What the watcher has in the place of run_dir, which is the feeder's alone."""
+        return self.run_dir.with_name(f"{self.run_dir.name}-watch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +162,7 @@ def parse(content: bytes, file: str) -> Config:
         keys=tuple(_key(table) for table in top.tables("key")),
         domains=_domains(top.table("domains")),
         metrics=_metrics(top.table("metrics")),
-        paths=PathSettings(
-            run_dir=Path(
-                top.table("paths").value(
-                    "run_dir", str(DEFAULTS.paths.run_dir), "an absolute path", _is_absolute
-                )
-            )
-        ),
+        paths=_paths(top.table("paths")),
     )
     top.close()
     return config
@@ -248,6 +252,7 @@ def _key(table: _Table) -> KeySettings:
 
 def _domains(table: _Table) -> DomainSettings:
     return DomainSettings(
+        manage=_manage(table, DEFAULTS.domains.manage),
         foreign=_foreign(table, DEFAULTS.domains.foreign),
         source=_source(table, DEFAULTS.domains.source),
         rate=_rate(table, DEFAULTS.domains.rate),
@@ -263,6 +268,7 @@ def _rule(table: _Table) -> Rule:
     rule = Rule(
         match=table.value("match", None, "a name, a glob or a UUID", _is_text),
         os=table.value("os", None, "a glob for libosinfo's id of the guest's system", _is_text),
+        manage=_manage(table, None),
         source=_source(table, None),
         rate=_rate(table, None),
         foreign=_foreign(table, None),
@@ -276,6 +282,10 @@ def _rule(table: _Table) -> Rule:
 def _source(table: _Table, default: T) -> T:
     allowed = f"{' or '.join(SAFE_SOURCES)}; QEMU dies or hangs on any other file"
     return table.value("source", default, allowed, lambda found: found in SAFE_SOURCES)
+
+
+def _manage(table: _Table, default: T) -> T:
+    return table.value("manage", default, " | ".join(MANAGE), lambda found: found in MANAGE)
 
 
 def _foreign(table: _Table, default: T) -> T:
@@ -301,13 +311,27 @@ def _rate(table: _Table, default: T) -> T | Rate:
 
 
 def _metrics(table: _Table) -> MetricsSettings:
+    return MetricsSettings(listen=_address(table, "listen"), watch_listen=_address(table, "watch_listen"))
+
+
+def _address(table: _Table, key: str) -> Listen | None:
     text = table.value(
-        "listen",
+        key,
         None,
         'an address and a port, such as "127.0.0.1:9877" or "[::1]:9877"',
         lambda found: isinstance(found, str) and _listen(found) is not None,
     )
-    return MetricsSettings(None if text is None else _listen(text))
+    return None if text is None else _listen(text)
+
+
+def _paths(table: _Table) -> PathSettings:
+    def path(key: str, default: Path) -> Path:
+        return Path(table.value(key, str(default), "an absolute path", _is_absolute))
+
+    return PathSettings(
+        run_dir=path("run_dir", DEFAULTS.paths.run_dir),
+        state_dir=path("state_dir", DEFAULTS.paths.state_dir),
+    )
 
 
 def _listen(text: str) -> Listen | None:

@@ -9,11 +9,12 @@ makes no seed older or younger.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 from virtrng import files
 from virtrng.errors import BadStatus
@@ -121,8 +122,8 @@ def read(run_dir: Path) -> FeederStatus | None:
         return FeederStatus(
             updated_at=float(document["updated_at"]),
             pid=int(document["pid"]),
-            keys=tuple(_known(KeyStatus, entry) for entry in document["keys"]),
-            kernel=_known(KernelStatus, document["kernel"]),
+            keys=tuple(known(KeyStatus, entry) for entry in document["keys"]),
+            kernel=known(KernelStatus, document["kernel"]),
             waiting=None if document.get("waiting") is None else str(document["waiting"]),
             started_boottime_s=_seconds(document.get("started_boottime_s")),
             unfed_since_boottime_s=_seconds(document.get("unfed_since_boottime_s")),
@@ -139,7 +140,7 @@ def holder(run_dir: Path, last: FeederStatus | None) -> str | None:
     try:
         return files.holder(run_dir / LOCK_NAME)
     except PermissionError:
-        alive = last is not None and Path("/proc", str(last.pid)).exists()
+        alive = last is not None and os.path.exists(f"/proc/{last.pid}")
         return f"virtrng feed (pid {last.pid})" if last and alive else None
 
 
@@ -149,12 +150,22 @@ def _seconds(value: object) -> float | None:
     raise TypeError(f"{value!r} is no number of seconds")
 
 
-T = TypeVar("T", KeyStatus, KernelStatus)
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-def _known(kind: type[T], document: dict[str, Any]) -> T:
+T = TypeVar("T", bound=_Dataclass)
+
+
+def known(kind: type[T], document: dict[str, Any]) -> T:
+    """Make a dataclass of JSON: without what it does not know.
+
+    Raises KeyError or TypeError, OverflowError for a number that is too large.
+    """
+    if not isinstance(document, dict):
+        raise TypeError(f"{document!r} is no object")
     types = get_type_hints(kind)
-    # What has a default was not there from the beginning: the feeder may be older.
+    # What has a default was not there from the beginning: who wrote it may be older.
     optional = {one.name for one in dataclasses.fields(kind) if _has_default(one)}
     names = [name for name in types if name in document or name not in optional]
     for name in names:
@@ -170,6 +181,8 @@ def _has_default(one: "dataclasses.Field[Any]") -> bool:
 def _fits(value: object, wanted: Any) -> bool:
     if wanted == Mapping[str, float]:
         return isinstance(value, dict) and all(_fits(number, float) for number in value.values())
+    if wanted == tuple[int, ...]:
+        return isinstance(value, list) and all(_fits(number, int) for number in value)
     if isinstance(value, bool):  # to Python an int
         return bool(wanted is bool)
     if isinstance(value, int | float) and wanted in (float, float | None):

@@ -24,6 +24,7 @@ min_entropy = 1
 [[key]]
 serial = "C"
 [domains]
+manage = "all"
 foreign = "replace"
 source = "/dev/urandom"
 rate = { bytes = 1, period_ms = 4294967295 }
@@ -31,6 +32,7 @@ require = "refuse"
 require_feeder = true
 [[domains.rule]]
 match = "build-*"
+manage = "off"
 foreign = "keep"
 require = "off"
 [[domains.rule]]
@@ -39,8 +41,10 @@ source = "/dev/random"
 rate = { bytes = 9 }
 [metrics]
 listen = "[::1]:9877"
+watch_listen = "127.0.0.1:9878"
 [paths]
 run_dir = "/tmp/x y"
+state_dir = "/tmp/z"
 """
 
 
@@ -54,6 +58,7 @@ def test_every_default() -> None:
         "feeder": {"interval_s": 10, "reseed": True},
         "keys": (),
         "domains": {
+            "manage": "new",
             "foreign": "keep",
             "source": "/dev/random",
             "rate": {"bytes": 4096, "period_ms": 1000},
@@ -61,8 +66,8 @@ def test_every_default() -> None:
             "require_feeder": False,
             "rules": (),
         },
-        "metrics": {"listen": None},
-        "paths": {"run_dir": Path("/run/virtrng")},
+        "metrics": {"listen": None, "watch_listen": None},
+        "paths": {"run_dir": Path("/run/virtrng"), "state_dir": Path("/var/lib/virtrng-watch")},
     }
 
 
@@ -77,20 +82,37 @@ def test_every_value() -> None:
     assert found.keys == (KeySettings("A/B", 1), KeySettings("C"))
     assert found.domains.source == "/dev/urandom"
     assert found.domains.rate == Rate(1, 4294967295)
-    assert found.domains.foreign == "replace"
+    assert (found.domains.manage, found.domains.foreign) == ("all", "replace")
     assert (found.domains.require, found.domains.require_feeder) == ("refuse", True)
     assert found.domains.rules == (
-        Rule(match="build-*", foreign="keep", require="off"),
+        Rule(match="build-*", manage="off", foreign="keep", require="off"),
         Rule(os="*debian*", source="/dev/random", rate=Rate(9, 1000)),
     )
     assert found.metrics.listen == Listen("::1", 9877)
     assert str(found.metrics.listen) == "[::1]:9877"
-    assert found.paths.run_dir == Path("/tmp/x y")
+    assert found.metrics.watch_listen == Listen("127.0.0.1", 9878)
+    assert (found.paths.run_dir, found.paths.state_dir) == (Path("/tmp/x y"), Path("/tmp/z"))
 
 
 @pytest.mark.parametrize("require", config.REQUIRE)
 def test_each_require(require: str) -> None:
     assert parse(f"[domains]\nrequire = '{require}'").domains.require == require
+
+
+@pytest.mark.parametrize("manage", config.MANAGE)
+def test_each_manage(manage: str) -> None:
+    domains = parse(f"[domains]\nmanage = '{manage}'\n[[domains.rule]]\nmatch = 'a'").domains
+    assert (domains.manage, domains.rules) == (manage, (Rule(match="a", manage=None),))
+    (rule,) = parse(f"[[domains.rule]]\nmatch = 'a'\nmanage = '{manage}'").domains.rules
+    assert rule.manage == manage
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "watch_dir"),
+    [("/run/virtrng", "/run/virtrng-watch"), ("/tmp/x.y/z.d/", "/tmp/x.y/z.d-watch")],
+)
+def test_the_watcher_has_a_directory_of_its_own_beside_the_feeders(run_dir: str, watch_dir: str) -> None:
+    assert parse(f"[paths]\nrun_dir = '{run_dir}'").paths.watch_dir == Path(watch_dir)
 
 
 WHOLE = "a whole number of seconds, 1 to 300"
@@ -145,6 +167,9 @@ BAD = [
     ("[[domains.rule]]\nmatch='a'\nsource=''", "domains.rule[0].source", "''", SOURCE),
     ("[[domains.rule]]\nmatch='a'\nrate.bytes=0", "domains.rule[0].rate.bytes", "0", RATE),
     ("[[domains.rule]]\nmatch='a'\nrequire='Off'", "domains.rule[0].require", "'Off'", "off | warn | refuse"),
+    ("[domains]\nmanage = 'none'", "domains.manage", "'none'", "new | all | off"),
+    ("[domains]\nmanage = false", "domains.manage", "False", "new | all | off"),
+    ("[[domains.rule]]\nmatch='a'\nmanage='New'", "domains.rule[0].manage", "'New'", "new | all | off"),
     ("[domains]\nforeign = 'off'", "domains.foreign", "'off'", "keep | replace"),
     ("[[domains.rule]]\nmatch='a'\nforeign=1", "domains.rule[0].foreign", "1", "keep | replace"),
     *(
@@ -162,8 +187,10 @@ BAD = [
             "'127.0.0.1:\u0661'",
         )
     ),
+    ("[metrics]\nwatch_listen = '9878'", "metrics.watch_listen", "'9878'", LISTEN),
     ("paths = []", "paths", "[]", "a table"),
     ("[paths]\nrun_dir = 'run'", "paths.run_dir", "'run'", "an absolute path"),
+    ("[paths]\nstate_dir = 'state'", "paths.state_dir", "'state'", "an absolute path"),
     ("[paths]\nrun_dir = 1", "paths.run_dir", "1", "an absolute path"),
     ('[paths]\nrun_dir = "/a\\u0000b"', "paths.run_dir", "'/a\\x00b'", "an absolute path"),
 ]
@@ -181,13 +208,14 @@ UNKNOWN = [
     ("foo = 1", "foo", "domains, feeder, key, metrics, paths"),
     ("[feeder]\ninterval = 1", "feeder.interval", "interval_s, reseed"),
     ("[[key]]\nserial='a'\nname='b'", "key[0].name", "min_entropy, serial"),
-    ("[domains]\nrequires='off'", "domains.requires", "foreign, rate, require, require_feeder, rule, source"),
+    ("[domains]\nrequires='off'", "domains.requires",
+     "foreign, manage, rate, require, require_feeder, rule, source"),
     ("[domains]\nrate = { byte = 1 }", "domains.rate.byte", "bytes, period_ms"),
     ("[[domains.rule]]\nmatch='a'\nrequire_feeder=true", "domains.rule[0].require_feeder",
-     "foreign, match, os, rate, require, source"),
+     "foreign, manage, match, os, rate, require, source"),
     ("[[domains.rule]]\nmatch='a'\nrate.x=1", "domains.rule[0].rate.x", "bytes, period_ms"),
-    ("[metrics]\nport = 1", "metrics.port", "listen"),
-    ("[paths]\nstate='/'", "paths.state", "run_dir"),
+    ("[metrics]\nport = 1", "metrics.port", "listen, watch_listen"),
+    ("[paths]\nstate='/'", "paths.state", "run_dir, state_dir"),
 ]  # fmt: skip
 
 
@@ -255,10 +283,12 @@ NAMES = st.sampled_from(
         "reseed",
         "serial",
         "min_entropy",
+        "manage",
         "foreign",
         "source",
         "metrics",
         "listen",
+        "watch_listen",
         "rate",
         "bytes",
         "period_ms",
@@ -268,6 +298,7 @@ NAMES = st.sampled_from(
         "match",
         "os",
         "run_dir",
+        "state_dir",
         "x",
     ]
 )

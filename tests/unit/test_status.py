@@ -108,17 +108,19 @@ def test_garbage(name: str, tmp_path: Path) -> None:
     with pytest.raises(BadStatus) as caught:
         status.read(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}/feeder.json: {why}")
-    assert caught.value.remedy == "restart the feeder; it writes the file anew"
+    assert caught.value.remedy == "restart what writes it: virtrng-feeder or virtrng-watch"
 
 
 WRONG: list[tuple[str, Any]] = [
     ("updated_at", None),
     ("pid", "x"),
     ("pid", float("inf")),
+    ("unfed_since_boottime_s", 10**400),
     ("keys", None),
     ("keys", [1]),
     ("keys", {"a": 1}),
     ("kernel", []),
+    ("kernel", "seeds"),
     ("kernel.seeds", "4"),
     ("kernel.seeds", 4.5),
     ("kernel.seeds", True),

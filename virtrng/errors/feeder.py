@@ -49,7 +49,7 @@ class BadStatus(VirtrngError):
     why: str
     code = "bad-status"
     sentence = "{0.file}: {0.why}"
-    hint = "restart the feeder; it writes the file anew"
+    hint = "restart what writes it: virtrng-feeder or virtrng-watch"
 
 
 class FedTooLittle(VirtrngError):

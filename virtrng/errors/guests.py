@@ -130,3 +130,21 @@ class ReloadElsewhere(VirtrngError):
     exit_code = ExitCode.USAGE
     sentence = "--reload is for libvirt's own hooks directory, and {0.directory} is another"
     hint = "reload the libvirtd of that directory yourself"
+
+
+class BadMemory(VirtrngError):
+    file: str
+    why: str
+    code = "bad-memory"
+    sentence = "{0.file}: {0.why}"
+    hint = (
+        "it tells which guests were there before the watcher: put it back from a backup, or move it away,"
+        " and all that are there now count as such"
+    )
+
+
+class WatcherRunning(VirtrngError):
+    holder: str
+    code = "watcher-running"
+    sentence = "another watcher runs: {0.holder}"
+    hint = "'virtrng watch --once' works beside it; 'systemctl stop virtrng-watch' ends it"

@@ -71,4 +71,7 @@ class MetricsUnavailable(VirtrngError):
     reason: str
     code = "metrics-unavailable"
     sentence = "cannot serve metrics at {0.address}: {0.reason}"
-    hint = "free that address, or change 'listen' of [metrics]; the service needs virtrng-metrics.socket"
+    hint = (
+        "free that address, or name another in [metrics]; "
+        "a service needs virtrng-metrics.socket or virtrng-watch-metrics.socket"
+    )
