@@ -1,257 +1,82 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What Prometheus may ask the feeder. The only import of prometheus_client.
+"""What Prometheus may ask the feeder and the watcher. The only import of prometheus_client.
 
 It is imported only where metrics are configured: it costs 50 ms and 10 MB (0.16).
 Names and labels are in virtrng.toml(5); docs/alerts.yml has rules over them.
 """
 
-import logging
 import os
 import resource
-import selectors
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
-from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
-from threading import Thread
 
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from virtrng import __version__, kernel
-from virtrng.config import Listen
-from virtrng.errors import MetricsUnavailable
+from virtrng.scrape import Answer
 from virtrng.status import ABSENT, FeederStatus, KernelStatus, KeyStatus
-
-log = logging.getLogger(__name__)
+from virtrng.watch_status import LATENCY_BOUNDS_S, STANDINGS, Latency, WatchStatus
 
 # Of feeder.states.State, and what the daemon calls a key that has gone.
 STATES = ("probe", "startup", "ok", "suspect", "quarantine", "failed", ABSENT)
 
-# One scraper needs one connection for some milliseconds. Prometheus gives up after 10 s.
-CONNECTIONS_MAX = 8
-CONNECTION_S = 5.0
-REQUEST_BYTES_MAX = 8192
-ACCEPT_PAUSE_S = 1.0
-CLOSE_S = 1.0
 
-Latest = Callable[[], FeederStatus | None]
+def of_feeder(latest: Callable[[], FeederStatus | None]) -> Answer:
+    """Return what answers for the feeder; `latest` gives what it last knew, at once."""
 
+    def families() -> Iterator[Metric]:
+        if (feeder := latest()) is not None:
+            yield from _of_the_feeder(feeder)
+            yield from _of_the_kernel(feeder.kernel)
+            yield from _of_keys({_name(key): key for key in feeder.keys})
 
-class Listener:
-    """Serves /metrics from a thread of its own, until `close()`.
-
-    Nothing that a scraper does, or does not do, is waited for: there are at most
-    CONNECTIONS_MAX connections, each ends after CONNECTION_S at the latest, and
-    none blocks. Whatever goes wrong costs an answer, never the feeder.
-    """
-
-    def __init__(self, where: Listen | socket.socket, latest: Latest) -> None:
-        """Listen at an address, or on a socket that listens already and is ours from now on.
-
-        `latest` gives what the feeder last knew; it is called in the thread, at each
-        request, and must answer at once. Raises MetricsUnavailable.
-        """
-        listening = _listening(where) if isinstance(where, Listen) else where
-        listening.settimeout(0)
-        registry = CollectorRegistry()
-        registry.register(_Collector(latest))
-        self._wake, woken = socket.socketpair()
-        server = _Server(listening, woken, registry)
-        self._thread = Thread(target=server.run, name="metrics", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End it, within CLOSE_S; whoever is being served is cut off."""
-        self._wake.close()
-        self._thread.join(CLOSE_S)
+    return _answering(families)
 
 
-def _listening(where: Listen) -> socket.socket:
-    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    listening = None
-    try:
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        # The connections of a feeder that has just ended keep nobody from its address.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((where.host, where.port))
-        listening.listen(CONNECTIONS_MAX)
-    except OSError as error:
-        if listening is not None:
-            listening.close()
-        raise MetricsUnavailable(str(where), error.strerror or str(error)) from error
-    return listening
+def of_watcher(latest: Callable[[], WatchStatus | None]) -> Answer:
+    """Return what answers for the watcher; `latest` gives what it last knew, at once."""
+
+    def families() -> Iterator[Metric]:
+        if (watcher := latest()) is not None:
+            yield from _of_the_watcher(watcher)
+            yield _of_latency(watcher.latency)
+
+    return _answering(families)
 
 
-@dataclass(slots=True, eq=False)
-class _Connection:
-    """One scraper: what it has asked so far, then what it has not taken yet."""
+def _answering(families: Callable[[], Iterator[Metric]]) -> Answer:
+    registry = CollectorRegistry()
+    registry.register(_Collector(families))
 
-    socket: socket.socket
-    ends_at_s: float
-    asked: bytearray = field(default_factory=bytearray)
-    answer: memoryview | None = None
+    def answer(accepted: str) -> tuple[str, bytes]:
+        encode, content_type = choose_encoder(accepted)
+        return content_type, encode(registry)
 
-
-class _Server:
-    """All connections in one loop, none of which ever waits for a single one."""
-
-    def __init__(self, listening: socket.socket, woken: socket.socket, registry: CollectorRegistry) -> None:
-        self._listening = listening
-        self._woken = woken
-        self._registry = registry
-        self._selector = selectors.DefaultSelector()
-        self._connections: set[_Connection] = set()
-        self._accepting = False
-        self._accept_at_s = 0.0
-
-    def run(self) -> None:
-        """Serve until the other end of `woken` is closed."""
-        try:
-            self._selector.register(self._woken, selectors.EVENT_READ)
-            while self._turn():
-                pass
-        except Exception:
-            log.exception("metrics are no longer served; the feeder goes on")
-        finally:
-            for connection in list(self._connections):
-                self._drop(connection)
-            for one in (self._listening, self._woken, self._selector):
-                one.close()
-
-    def _turn(self) -> bool:
-        """Wait for whatever comes next and do it; False at the end."""
-        now_s = time.monotonic()
-        for late in [one for one in self._connections if one.ends_at_s <= now_s]:
-            self._drop(late)
-        self._accept_or_not(now_s)
-        wake_at_s = [one.ends_at_s for one in self._connections]
-        if not self._accepting:
-            wake_at_s.append(max(self._accept_at_s, now_s + ACCEPT_PAUSE_S))
-        for key, _ in self._selector.select(min(wake_at_s) - now_s if wake_at_s else None):
-            if key.fileobj is self._woken:
-                return False
-            if key.fileobj is self._listening:
-                self._accept()
-            else:
-                self._serve(key.data)
-        return True
-
-    def _accept_or_not(self, now_s: float) -> None:
-        """Who cannot be accepted waits in the kernel, and is not heard of meanwhile."""
-        wanted = len(self._connections) < CONNECTIONS_MAX and now_s >= self._accept_at_s
-        if wanted and not self._accepting:
-            self._selector.register(self._listening, selectors.EVENT_READ)
-        elif self._accepting and not wanted:
-            self._selector.unregister(self._listening)
-        self._accepting = wanted
-
-    def _accept(self) -> None:
-        try:
-            accepted, _ = self._listening.accept()
-        except (BlockingIOError, ConnectionAbortedError):  # it has gone again
-            return
-        except OSError as error:
-            # No descriptor is left, or no memory: the kernel would wake us for it again at once.
-            self._accept_at_s = time.monotonic() + ACCEPT_PAUSE_S
-            log.debug("metrics: cannot accept a connection: %s", error.strerror)
-            return
-        accepted.settimeout(0)
-        connection = _Connection(accepted, time.monotonic() + CONNECTION_S)
-        self._connections.add(connection)
-        self._selector.register(accepted, selectors.EVENT_READ, connection)
-
-    def _serve(self, connection: _Connection) -> None:
-        try:
-            if connection.answer is None:
-                self._receive(connection)
-            if connection.answer is not None:
-                connection.answer = connection.answer[connection.socket.send(connection.answer) :]
-        except BlockingIOError:
-            return
-        except OSError:  # the scraper has gone
-            self._drop(connection)
-            return
-        if connection.answer is not None and not connection.answer:
-            self._drop(connection)
-
-    def _receive(self, connection: _Connection) -> None:
-        """Take what has come; once the request is whole, there is an answer. Raises OSError."""
-        received = connection.socket.recv(REQUEST_BYTES_MAX)
-        connection.asked += received
-        if not received or len(connection.asked) > REQUEST_BYTES_MAX:
-            raise ConnectionAbortedError
-        if b"\r\n\r\n" in connection.asked or b"\n\n" in connection.asked:
-            connection.answer = memoryview(_Request(bytes(connection.asked), self._registry).answer)
-            self._selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
-
-    def _drop(self, connection: _Connection) -> None:
-        self._connections.discard(connection)
-        self._selector.unregister(connection.socket)
-        connection.socket.close()
-
-
-class _Request(BaseHTTPRequestHandler):
-    """One request that has come whole, and the answer to it: HTTP/1.0, one to a connection."""
-
-    server_version = f"virtrng/{__version__}"
-    sys_version = ""
-
-    def __init__(self, asked: bytes, registry: CollectorRegistry) -> None:
-        # Not that of the class above: it would read from a socket and wait there.
-        self.rfile = BytesIO(asked)
-        self.wfile = answer = BytesIO()
-        self.client_address = ("", 0)
-        self._registry = registry
-        self.handle_one_request()
-        self.answer = answer.getvalue()
-
-    def do_GET(self) -> None:
-        """Answer with the metrics, in the format that is asked for."""
-        if self.path.partition("?")[0] != "/metrics":
-            self.send_error(404, explain="there is /metrics")
-            return
-        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-        try:
-            body = encode(self._registry)
-        except Exception:
-            log.exception("the metrics cannot be told; the feeder goes on")
-            self.send_error(500)
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET  # noqa: N815  the class above looks for these names
-
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-        """Say nothing: a scraper asks every few seconds."""
+    return answer
 
 
 class _Collector(Collector):
-    """Makes the metrics anew at each request, of what the feeder last knew; keeps nothing."""
+    """Makes the metrics anew at each request; keeps nothing."""
 
-    def __init__(self, latest: Latest) -> None:
-        self._latest = latest
+    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
         """Give one family after the other, with its samples."""
         yield InfoMetricFamily("virtrng_build", "What runs.", {"version": __version__})
         yield from _of_this_process()
-        feeder = self._latest()
-        if feeder is not None:
-            yield from _of_the_feeder(feeder)
-            yield from _of_the_kernel(feeder.kernel)
-            yield from _of_keys({_name(key): key for key in feeder.keys})
+        yield from self._families()
 
 
 def _of_the_feeder(feeder: FeederStatus) -> Iterator[Metric]:
@@ -335,6 +160,34 @@ def _reported(keys: dict[str, KeyStatus]) -> Iterator[Metric]:
 
 # Endings of a Telemetry figure, as Prometheus wants them, and what is to be added to the value.
 _UNITS = (("_k", "_celsius", -273.15), ("_v", "_volts", 0.0), ("_per_s", "_per_second", 0.0))
+
+
+def _of_the_watcher(watcher: WatchStatus) -> Iterator[Metric]:
+    about = "Whether libvirt is being watched: 0 or 1."
+    yield _gauge("virtrng_watch_connected", about, float(watcher.waiting is None))
+    about = "Guests, by what the watcher does about them."
+    guests = GaugeMetricFamily("virtrng_watch_guests", about, labels=["standing"])
+    for standing in dict.fromkeys((*STANDINGS, *watcher.guests)):
+        guests.add_metric([standing], watcher.guests.get(standing, 0))
+    yield guests
+    about = "Guests that have no virtio-rng at all, of whatever standing."
+    yield _gauge("virtrng_watch_guests_without_device", about, watcher.without_device)
+    yield _counter("virtrng_watch_changes", "Guests changed since this watcher started.", watcher.changes)
+    yield _counter("virtrng_watch_failures", "Attempts that failed.", watcher.failures)
+    if watcher.last_pass_boottime_s is not None:
+        about = "How long ago it last looked at every guest, at this answer."
+        age_s = max(0.0, kernel.boottime_s() - watcher.last_pass_boottime_s)
+        yield _gauge("virtrng_watch_last_pass_age_seconds", about, age_s)
+
+
+def _of_latency(latency: Latency) -> Metric:
+    bounds = (*map(str, LATENCY_BOUNDS_S), "+Inf")
+    return HistogramMetricFamily(
+        "virtrng_watch_reconcile_seconds",
+        "From the event that told of a guest until it was as wanted.",
+        buckets=list(zip(bounds, accumulate(latency.counts), strict=True)),
+        sum_value=latency.sum_s,
+    )
 
 
 def _of_this_process() -> Iterator[Metric]:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A feeder that Prometheus can ask, and what asks it."""
+"""A feeder and a watcher that Prometheus can ask, and what asks them."""
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 
-from virtrng.metrics import Listener
+from virtrng.scrape import Answer, Listener
 from virtrng.status import FeederStatus, KernelStatus, KeyStatus
+from virtrng.watch_status import Latency, WatchStatus
 
 PATIENCE_S = 60
 NOW_S = 10_000.0
@@ -20,15 +21,19 @@ KEY = KeyStatus(
 )  # fmt: skip
 NAME = 'entropykey:serial=a/b+"'
 FED = FeederStatus(1.0, 42, (KEY,), KernelStatus(3, 768, 7500, 1.7e9, NOW_S - 5, 256))
+WATCHING = WatchStatus(
+    1.0, 43, "qemu:///system", guests={"managed": 37, "before": 2, "failed": 1}, without_device=3, changes=12,
+    failures=4, last_pass_boottime_s=NOW_S - 30, latency=Latency((1, 0, 2, 0, 0, 0, 0, 0, 0, 3), 100.5),
+)  # fmt: skip
 OPEN_METRICS = "application/openmetrics-text; version=0.0.1; charset=utf-8"
 
 
 @contextmanager
-def listening(latest: Callable[[], FeederStatus | None] = lambda: FED) -> Iterator[tuple[str, int]]:
+def listening(answer: Answer) -> Iterator[tuple[str, int]]:
     """Serve on a port of the kernel's choice, as a socket unit hands it over; gives the address."""
     ours = socket.create_server(("127.0.0.1", 0), backlog=64)
     address = ours.getsockname()
-    listener = Listener(ours, latest)
+    listener = Listener(ours, answer)
     try:
         yield address
     finally:

@@ -2,24 +2,21 @@
 """`virtrng feed`: the feeder in the foreground, as the service runs it."""
 
 import argparse
-import logging
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 
 from virtrng import config, service
 from virtrng.cli import feed_wait, output
 from virtrng.config import Config
-from virtrng.errors import ExitCode, MetricsUnavailable
+from virtrng.errors import ExitCode
 from virtrng.feeder import privileges, source
 from virtrng.feeder.bell import Bell
 from virtrng.feeder.daemon import Feeder
 from virtrng.feeder.looker import Looker
 from virtrng.keys import find
 from virtrng.status import KernelStatus
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,20 +93,10 @@ def _looker(arguments: argparse.Namespace, settings: Config, bell: Bell) -> Look
     )
 
 
-@contextmanager
-def _metrics(settings: Config, feeder: Feeder) -> Iterator[None]:
-    """Serve metrics where that is configured; where it fails, feeding goes on without them."""
+def _metrics(settings: Config, feeder: Feeder) -> AbstractContextManager[None]:
     where = service.inherited("metrics") or settings.metrics.listen
-    listener = None
-    if where is not None:
-        from virtrng import metrics  # what it imports costs 10 MB
+    if where is None:
+        return nullcontext()
+    from virtrng import metrics, scrape  # what they import costs 10 MB
 
-        try:
-            listener = metrics.Listener(where, lambda: feeder.latest)
-        except MetricsUnavailable as error:
-            log.error("%s; feeding goes on without them\n  %s", error, error.remedy)
-    try:
-        yield
-    finally:
-        if listener:
-            listener.close()
+    return scrape.serving(where, metrics.of_feeder(lambda: feeder.latest))

@@ -142,7 +142,7 @@ def test_metrics_are_served_where_they_can_be_and_feeding_goes_on_where_not(
                 assert line_with(process, "refused") == REFUSED
                 return
             if listen == "taken":
-                assert "feeding goes on without them" in line_with(process, str(port))
+                assert "the service goes on without them" in line_with(process, str(port))
             line_with(process, "session established")
             if listen == "free":
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
