@@ -3,6 +3,9 @@
 
 On a libvirtd of its own, whose files are in memory: libvirt waits for the disk each time it writes a
 definition (virFileRewrite), once for the device and once for our metadata. Run by `make bench`, as root.
+
+`enable --all` is compared with libvirt's bare attach call twice: made for one guest after the other, as a
+client does that knows nothing better, and made by as many threads as `enable` has.
 """
 
 import argparse
@@ -15,26 +18,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import libvirt
 
 from tests.lab.host import LabHost
-from tests.lab.images import unpacked
+from tests.lab.virtinst import environment, virt_xml
 from virtrng import __version__
+from virtrng.cli.several import AT_ONCE
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_MEMORY = Path("/dev/shm")
 VIRTRNG = (sys.executable, "-m", "virtrng", "--config-file", os.devnull)
-# virt-xml, and what of its dependencies a machine may not have: none is installed.
-VIRT_XML_PACKAGES = (
-    "virtinst", "python3-libxml2", "python3-gi", "python3-requests", "python3-urllib3", "python3-chardet",
-    "python3-idna", "python3-certifi", "python3-six", "gir1.2-libosinfo-1.0", "gir1.2-freedesktop",
-    "gir1.2-glib-2.0", "libosinfo-1.0-0", "libgirepository-1.0-1",
-)  # fmt: skip
-VIRT_XML = "from virtinst import virtxml; virtxml.runcli()"
 ABOVE_ATTACH_MS, NO_OP_MS, ONE_MS = 1.0, 0.2, 150.0
 ONE_RUNS = 11
-ROUNDS = 3
+ROUNDS = 5
+START_UPS_A_ROUND = 3
 VIRSH_SAMPLE, VIRT_XML_SAMPLE = 10, 3
 GUEST = """\
 <domain type='qemu'>
@@ -60,11 +59,11 @@ DEVICE = """\
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Milliseconds per guest, the best of ROUNDS, the start-up of the process not counted."""
+class Round:
+    """Milliseconds per guest, the start-up of the process not counted."""
 
-    guests: int
     attach_ms: float
+    attach_at_once_ms: float
     enable_ms: float
     no_op_ms: float
     disable_ms: float
@@ -92,40 +91,61 @@ def define(connection: libvirt.virConnect, count: int) -> list[libvirt.virDomain
     ]
 
 
-def libvirts_own(domains: list[libvirt.virDomain]) -> float:
-    """Return the ms of one attach call, without anything around it, and take the device away again."""
+def libvirts_own(domains: list[libvirt.virDomain], threads: int) -> float:
+    """Return the ms a guest of bare attach calls by so many threads, and take the devices away again."""
     config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    taken_ms = timed(lambda: [domain.attachDeviceFlags(DEVICE, config) for domain in domains])
+
+    def attach(some: list[libvirt.virDomain]) -> None:
+        for domain in some:
+            domain.attachDeviceFlags(DEVICE, config)
+
+    working = [Thread(target=attach, args=(domains[first::threads],)) for first in range(threads)]
+
+    def work() -> None:
+        for thread in working:
+            thread.start()
+        for thread in working:
+            thread.join()
+
+    taken_ms = timed(work)
     for domain in domains:
         domain.detachDeviceAlias("ua-bench0", config)
     return taken_ms / len(domains)
 
 
-def measure(host: LabHost, count: int) -> tuple[Figures, float]:
-    """Return the figures over `count` guests, and the ms of `virtrng enable ONE` as a process."""
+def measure(host: LabHost, count: int) -> tuple[list[Round], float]:
+    """Return the rounds over `count` guests, and the ms of `virtrng enable ONE` as a process."""
     connection = libvirt.open(host.uri)
     domains = define(connection, count)
-    first_ms = virtrng(host, "enable", "bench00000")
-    start_up_ms = min(virtrng(host, "enable", "bench00000") for _ in range(ONE_RUNS))
-    virtrng(host, "disable", "--forget", "bench00000")
-
-    def each(*arguments: str) -> float:
-        return (virtrng(host, *arguments) - start_up_ms) / count
-
-    best: list[tuple[float, ...]] = []
-    for _ in range(ROUNDS):
-        best.append((
-            libvirts_own(domains),
-            each("enable", "--all"),
-            each("enable", "--all"),
-            each("disable", "--all"),
-        ))  # fmt: skip
-        virtrng(host, "disable", "--all", "--forget")
-    figures = Figures(count, *(min(column) for column in zip(*best, strict=True)))
+    one = domains[0].name()
+    ones_ms = [virtrng(host, "enable", one) for _ in range(ONE_RUNS)]
+    virtrng(host, "disable", "--forget", one)
+    rounds = [one_round(host, domains) for _ in range(ROUNDS)]
     for domain in domains:
         domain.undefine()
     connection.close()
-    return figures, max(first_ms, start_up_ms)
+    return rounds, max(ones_ms[0], statistics.median(ones_ms))
+
+
+def one_round(host: LabHost, domains: list[libvirt.virDomain]) -> Round:
+    """Measure all of it close together, since a machine is not equally fast at all times."""
+    one = domains[0].name()
+    virtrng(host, "enable", one)
+    start_up_ms = statistics.median(virtrng(host, "enable", one) for _ in range(START_UPS_A_ROUND))
+    virtrng(host, "disable", "--forget", one)
+
+    def each(*arguments: str) -> float:
+        return (virtrng(host, *arguments) - start_up_ms) / len(domains)
+
+    measured = Round(
+        attach_ms=libvirts_own(domains, 1),
+        attach_at_once_ms=libvirts_own(domains, AT_ONCE),
+        enable_ms=each("enable", "--all"),
+        no_op_ms=each("enable", "--all"),
+        disable_ms=each("disable", "--all"),
+    )
+    virtrng(host, "disable", "--all", "--forget")
+    return measured
 
 
 def peers(host: LabHost) -> list[str]:
@@ -136,7 +156,7 @@ def peers(host: LabHost) -> list[str]:
     with tempfile.TemporaryDirectory() as directory:
         device = Path(directory, "rng.xml")
         device.write_text(DEVICE.replace("<alias name='ua-bench0'/>", ""))
-        environment = virt_xml_environment()
+        found_in = environment()
         ways: dict[str, tuple[int, Callable[[str], list[str]]]] = {
             "virsh": (
                 VIRSH_SAMPLE,
@@ -144,18 +164,17 @@ def peers(host: LabHost) -> list[str]:
             ),
             "virt-xml": (
                 VIRT_XML_SAMPLE,
-                lambda name: [
-                    sys.executable, "-c", VIRT_XML, "-c", host.uri, name, "--add-device",
-                    "--rng", "/dev/random,rate.bytes=4096,rate.period=1000",
-                ],
+                lambda name: virt_xml(
+                    host, name, "--add-device", "--rng", "/dev/random,rate.bytes=4096,rate.period=1000"
+                ),
             ),
-        }  # fmt: skip
+        }
         for name, (sample, line) in ways.items():
             taken_ms = [
-                timed(lambda: run(line(domain.name()), environment))  # noqa: B023  called at once
+                timed(lambda: run(line(domain.name()), found_in))  # noqa: B023  called at once
                 for domain in domains[:sample]
             ]
-            run(line(domains[0].name()), environment)
+            run(line(domains[0].name()), found_in)
             count = domains[0].XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).count("<rng ")
             again = f"a second run makes {count} devices"
             rows.append(f"{name:10} {statistics.median(taken_ms):8.1f} ms a guest, {sample} of them; {again}")
@@ -173,27 +192,29 @@ def run(line: list[str], environment: dict[str, str]) -> None:
         raise SystemExit(f"{line[0]}: exit status {done.returncode}\n{done.stderr}")
 
 
-def virt_xml_environment() -> dict[str, str]:
-    """Return the environment in which virt-xml finds what was unpacked for it."""
-    roots = [unpacked(package) for package in VIRT_XML_PACKAGES]
-    python = [
-        root / part for root in roots for part in ("usr/share/virt-manager", "usr/lib/python3/dist-packages")
-    ]
-    libraries = [library for root in roots for library in root.glob("usr/lib/*-linux-gnu")]
-    return os.environ | {
-        "PYTHONPATH": ":".join(str(path) for path in python if path.is_dir()),
-        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "GI_TYPELIB_PATH": ":".join(str(library / "girepository-1.0") for library in libraries),
-    }
+def report(count: int, rounds: list[Round]) -> None:
+    """Print the figures over so many guests beside their limits."""
 
+    def median(of: Callable[[Round], float]) -> float:
+        return statistics.median(map(of, rounds))
 
-def report(figures: Figures) -> None:
-    """Print a row of figures beside their limits."""
-    above_ms = figures.enable_ms - figures.attach_ms
-    above, no_op = _judged(above_ms, ABOVE_ATTACH_MS), _judged(figures.no_op_ms, NO_OP_MS)
-    print(f"{figures.guests:5} guests, ms each: libvirt's own attach call {figures.attach_ms:.2f};", end="")
-    print(f" enable {figures.enable_ms:.2f}, so {above_ms:.2f} above it{above};", end="")
-    print(f" again, with nothing to do, {figures.no_op_ms:.3f}{no_op}; disable {figures.disable_ms:.2f}")
+    def beside(what: str, attach: Callable[[Round], float]) -> str:
+        above_ms = median(lambda one: one.enable_ms - attach(one))
+        judged = _judged(above_ms, ABOVE_ATTACH_MS) if attach is one_by_one else ""
+        times = median(lambda one: one.enable_ms / attach(one))
+        took = f"enable takes {above_ms:+.2f}{judged}, {times:.1f} times that"
+        return f"    {what:41} {median(attach):5.2f}: {took}"
+
+    def one_by_one(one: Round) -> float:
+        return one.attach_ms
+
+    enable_ms, no_op_ms = median(lambda one: one.enable_ms), median(lambda one: one.no_op_ms)
+    print(f"{count} guests, ms a guest, medians of {len(rounds)} rounds:")
+    print(f"    enable --all {enable_ms:.2f}, so a thousand in {enable_ms:.1f} s; ", end="")
+    print(f"again, with nothing to do, {no_op_ms:.3f}{_judged(no_op_ms, NO_OP_MS)}; ", end="")
+    print(f"disable --all {median(lambda one: one.disable_ms):.2f}")
+    print(beside("libvirt's bare attach call, one by one", one_by_one))
+    print(beside(f"the same by {AT_ONCE} threads, as enable does", lambda one: one.attach_at_once_ms))
 
 
 def _judged(taken_ms: float, limit_ms: float) -> str:
@@ -211,8 +232,8 @@ def main(argv: list[str]) -> int:
         load = f"this machine at a load of {os.getloadavg()[0]:.1f}"
         print(f"virtrng {__version__}, libvirt {host.virsh('--version')}, definitions only; {load}")
         for count in arguments.guests:
-            figures, one_ms = measure(host, count)
-            report(figures)
+            rounds, one_ms = measure(host, count)
+            report(count, rounds)
         print(f"'virtrng enable ONE' as a process: {one_ms:.0f} ms{_judged(one_ms, ONE_MS)}")
         for row in peers(host):
             print(row)

@@ -47,6 +47,19 @@ from virtrng.domain.hypervisor import Guest
 Guest.attach = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(cli.main(sys.argv[1:]))
 """
+# Runs virtrng, and does what Ctrl-C does where the third device would be attached.
+INTERRUPTED = """\
+import itertools, os, signal, sys
+from virtrng import cli
+from virtrng.domain.hypervisor import Guest
+attach, seen = Guest.attach, itertools.count(1)
+def interrupted(*arguments, **options):
+    if next(seen) == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+    attach(*arguments, **options)
+Guest.attach = interrupted
+sys.exit(cli.main(sys.argv[1:]))
+"""
 # Runs virtrng as nobody. All that it needs is imported before: the tree may be root's alone.
 AS_NOBODY = """\
 import os, sys
@@ -130,6 +143,22 @@ def test_killed_between_two_devices_the_next_run_completes_it(lab_host: LabHost,
     assert virtrng(lab_host, "enable", guest.name).code == 0
     (after,) = rngs(definition(guest))
     assert (after.rate, after.bus, after.slot) == ((777, 1000), before.bus, before.slot)
+
+
+def test_ctrl_c_among_many_leaves_each_whole_or_untouched(lab_host: LabHost, new_guest: NewGuest) -> None:
+    guests = {guest.name: guest for guest in [new_guest() for _ in range(20)]}
+    said = run_python(INTERRUPTED, lab_host, "enable", *guests)
+    assert said.returncode == 130
+    assert said.stderr == "virtrng: what is under way is finished first; Ctrl-C again does not wait\n"
+    *lines, summary = said.stdout.splitlines()
+    told = [line.split(":")[0] for line in lines]
+    assert told == [*guests][: len(told)]
+    assert len(told) >= 3
+    assert summary.startswith(f"{len(told)} enabled")
+    for name, guest in guests.items():
+        found = (len(rngs(definition(guest))), wish(definition(guest)))
+        assert found == ((1, {"device": "on"}) if name in told else (0, None))
+    assert virtrng(lab_host, "enable", *guests).code == 0
 
 
 def test_a_device_that_cannot_be_replaced_is_put_back(

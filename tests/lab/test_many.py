@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Of many definitions most need nothing: what is told by their text is what looking into them tells."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.lab.conftest import NewGuest
 from tests.lab.host import LabHost
 from tests.lab.product import FOREIGN, OURS
 from tests.lab.reconciled import NOTHING_ASKED, SETTINGS
+from virtrng.cli.several import AT_ONCE
 from virtrng.config import DomainSettings, Rate, Rule
 from virtrng.domain import reconcile
 from virtrng.domain.halves import Scope
@@ -82,3 +85,22 @@ def test_twins_are_not_looked_into(
     assert looked == [twins[0].name]
     assert [outcome.name for outcome in outcomes] == [twin.name for twin in twins]
     assert {outcome.config for outcome in outcomes} == {"already"}
+
+
+def test_it_may_be_asked_by_several_threads(lab_host: LabHost, new_guest: NewGuest) -> None:
+    made = [
+        new_guest(machine=machine, extra_devices=devices, metadata=metadata)
+        for machine, devices, metadata, _ in MIXTURE * 3
+    ]
+    names = {guest.name for guest in made}
+    with Hypervisor(lab_host.uri) as hypervisor:
+        guests = [guest for guest in hypervisor.guests() if guest.name in names]
+        enabler = Enabler(SETTINGS, NOTHING_ASKED)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in range(2):
+                assert [
+                    outcome.name for outcome in pool.map(lambda one: enabler.enable(one, MANY), guests)
+                ] == [guest.name for guest in guests]
+            again = [*pool.map(lambda one: enabler.enable(one, MANY), guests)]
+        assert again == [reconcile.enable(guest, SETTINGS, NOTHING_ASKED, MANY) for guest in guests]
+    assert not any(outcome.changed for outcome in again)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What `enable` and `disable` share: many guests, one by one, and how it went."""
+"""What `enable` and `disable` share: many guests, and how it went with each."""
 
 import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from virtrng.cli import output, selection
+from virtrng.cli.selection import Chosen
+from virtrng.cli.several import Several
 from virtrng.domain.halves import Scope
 from virtrng.domain.hypervisor import Guest, Hypervisor
 from virtrng.domain.reconcile import Outcome
@@ -17,11 +20,15 @@ _COUNTED = {
     "not-wanted": "not wanted by the guest",
     "managed": "left to the program that manages them",
     "foreign": "with a virtio-rng of their own",
+    "before": "here before the watcher",
+    "off": 'left alone (manage = "off")',
 }
 _ALREADY = "already so"
 _NOT_REACHED = "not reached"
 # Of guests that nobody named these are counted, and not told one by one.
-_UNREMARKABLE = {"already", "absent", "not-wanted", "untouched", "transient", "not-running"}
+_UNREMARKABLE = {
+    "already", "absent", "not-wanted", "untouched", "transient", "not-running", "before", "off",
+}  # fmt: skip
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +64,28 @@ class _Report:
         self.failures.append(error)
         self.counts[word] += 1
         self.entries.append(_entry(name, uuid, changed=False, config="failed", live="failed", why=str(error)))
+        self._tell(error)
+
+    def _tell(self, error: VirtrngError) -> None:
+        """Tell of the last failure: once where libvirt has gone, which all that are under way find out."""
+        if isinstance(error, NoHypervisor) and any(
+            isinstance(one, NoHypervisor) for one in self.failures[:-1]
+        ):
+            return
         output.error(error)
 
-    def outcome(self, outcome: Outcome, *, named: bool) -> None:
+    def came_of(self, one: Chosen, result: Outcome | VirtrngError) -> None:
         """Tell what became of a guest."""
+        if isinstance(result, VirtrngError):
+            self.failed(one.guest.name, result, one.guest.uuid)
+        else:
+            self._outcome(result, named=one.named)
+
+    def _outcome(self, outcome: Outcome, *, named: bool) -> None:
         words = {outcome.config, outcome.live}
         if outcome.error:
             self.failures.append(outcome.error)
-            output.error(outcome.error)
+            self._tell(outcome.error)
         self.counts[self._counted(outcome)] += 1
         if self.as_json:
             why = "; ".join((outcome.why, *outcome.notes))
@@ -107,30 +128,34 @@ class _Report:
 
 
 def for_each(arguments: argparse.Namespace, done: str, act: Callable[[Guest, Scope], Outcome]) -> int:
-    """Do `act` to every guest that was chosen; one that fails does not keep the others from theirs.
+    """Do `act` to every guest that was chosen, several at a time; they are told in their order.
 
-    A libvirt that has gone ends it: the rest are not asked for one by one. `done`
-    is the word for those that changed.
+    One that fails or takes long does not keep the others from theirs. A libvirt that
+    has gone ends it, and so does Ctrl-C, once those under way are finished and told;
+    the rest are not begun, and counted. `act` is called by several threads. `done` is
+    the word for those that changed. Raises KeyboardInterrupt after Ctrl-C.
     """
     selection.check(arguments)
     report = _Report(arguments.json, done)
+    several = Several[Chosen, Outcome](
+        lambda one: act(one.guest, scope(arguments, named=one.named)), fatal=NoHypervisor
+    )
     with Hypervisor(arguments.connect) as hypervisor:
         chosen, missing = selection.choose(hypervisor, arguments)
         for name, error in missing:
             report.failed(name, error)
-        with output.bar(len(chosen), arguments.command) as move_on:
-            for number, one in enumerate(chosen, 1):
-                try:
-                    outcome = act(one.guest, scope(arguments, named=one.named))
-                except VirtrngError as error:
-                    report.failed(one.guest.name, error, one.guest.uuid)
-                    if isinstance(error, NoHypervisor):
-                        report.counts[_NOT_REACHED] += len(chosen) - number
-                        break
-                else:
-                    report.outcome(outcome, named=one.named)
-                move_on()
-    return report.end(named=bool(arguments.domains))
+        with (
+            output.bar(len(chosen), arguments.command) as move_on,
+            closing(several.each(chosen, move_on)) as results,
+        ):
+            report.counts[_NOT_REACHED] = len(chosen)
+            for result, one in zip(results, chosen, strict=False):  # those that were begun
+                report.counts[_NOT_REACHED] -= 1
+                report.came_of(one, result)
+    code = report.end(named=bool(arguments.domains))
+    if several.interrupted:
+        raise KeyboardInterrupt
+    return code
 
 
 def preview(arguments: argparse.Namespace, difference: Callable[[Guest, Scope], str]) -> int:

@@ -2,7 +2,7 @@
 """Signals that end a command: by way of its clean-up, and not in the middle of what must be whole."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -30,6 +30,23 @@ def held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def first_interrupt(act: Callable[[], None]) -> Iterator[None]:
+    """Have the first Ctrl-C in the block call `act` instead; the second does what the first would have."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        act()
+
+    if before is not signal.SIG_IGN:  # as a shell without job control leaves it in the background
+        signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end(*_: object) -> None:

@@ -16,6 +16,7 @@ class Plan:
 
     `wish` is what the metadata are to hold, with the foreign devices `kept` to be
     put back one day; `kept_until` holds those that are kept until this is done.
+    `gives` is our device, where it is among those to add.
     """
 
     half: Half
@@ -26,17 +27,13 @@ class Plan:
     kept_until: tuple[xml.Element, ...] = ()
     remove: tuple[xml.Element, ...] = ()
     add: tuple[xml.Element, ...] = ()
+    gives: RngDevice | None = None
     obstacle: str | None = None
 
     @property
     def idle(self) -> bool:
         """Whether no device changes."""
         return not self.remove and not self.add
-
-    @property
-    def gives(self) -> RngDevice | None:
-        """Our device, where it is to be attached."""
-        return next((device for device in map(rng.from_element, self.add) if device.ours), None)
 
 
 def enable(half: Half, device: RngDevice, wish: Wish | None, scope: Scope, *, replaces: bool) -> Plan:
@@ -121,6 +118,7 @@ def _exchange(plan: Plan, old: RngDevice, device: RngDevice) -> Plan:
         why=f"changed from {old} to {device}",
         remove=(*_ours(plan.half), *plan.remove),
         add=(rng.to_element(new),),
+        gives=new,
     )
 
 
@@ -129,12 +127,13 @@ def _attach(plan: Plan, device: RngDevice) -> Plan:
     if not foreign:
         when = _last_port(half) if half.guest.active else ", from its next start"
         why = f"given a virtio-rng ({device}){when}"
-        return replace(plan, word="attached", why=why, add=(rng.to_element(_placed(half, device)),))
+        new = _placed(half, device)
+        return replace(plan, word="attached", why=why, add=(rng.to_element(new),), gives=new)
     new, old = _placed(half, device), rng.from_element(foreign[0])
     if half.live and old.model == device.model:
         new = replace(device, address=old.address)
     why = f"given a virtio-rng ({device}) in the place of its own ({_listed(foreign)})"
-    return replace(plan, word="replaced", why=why, add=(rng.to_element(new),))
+    return replace(plan, word="replaced", why=why, add=(rng.to_element(new),), gives=new)
 
 
 def _placed(half: Half, device: RngDevice) -> RngDevice:
@@ -159,7 +158,14 @@ def _unless_obstructed(plan: Plan, scope: Scope, instead: str) -> Plan:
 def obstructed(plan: Plan, why: str, instead: str) -> Plan:
     """Return the plan that changes no device, because of `why`."""
     return replace(
-        plan, word="next-start", why=f"{why}: {instead}", obstacle=why, remove=(), add=(), kept_until=()
+        plan,
+        word="next-start",
+        why=f"{why}: {instead}",
+        obstacle=why,
+        remove=(),
+        add=(),
+        gives=None,
+        kept_until=(),
     )
 
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from threading import Lock
 from typing import Any
 
 from lxml import etree
@@ -17,6 +18,11 @@ WISH = f"{{{NAMESPACE}}}guest"
 REPLACED = f"{{{NAMESPACE}}}replaced"
 
 _ENTITIES_BYTES_MAX = 100_000_000
+# For the time of each parse lxml (4.9) puts a loader of its own into libxml2, and then back what it found. Of
+# two at a time one finds the other's and leaves it there for good: in it libvirt crashes where it reads XML
+# from a file in this process, as it does for test:///FILE.
+_parsing = Lock()
+_DECLARATIONS = tuple("<!ENTITY".encode(codec) for codec in ("ascii", "utf-16-le", "utf-16-be"))
 
 
 def parse(content: bytes) -> Element:
@@ -24,7 +30,8 @@ def parse(content: bytes) -> Element:
     if _may_swell(content):
         raise MalformedXml(1, 1, f"its entities may stand for more than {_ENTITIES_BYTES_MAX} bytes")
     try:
-        root = etree.fromstring(content, _parser())
+        with _parsing:
+            root = etree.fromstring(content, _parser())
     except etree.XMLSyntaxError as error:
         line, column = error.position
         reason = " ".join(error.msg.rsplit(", line ", 1)[0].split()) if error.msg else "no element found"
@@ -39,7 +46,7 @@ def _may_swell(content: bytes) -> bool:
 
     It stops those that contain each other by itself.
     """
-    declared = any("<!ENTITY".encode(codec) in content for codec in ("ascii", "utf-16-le", "utf-16-be"))
+    declared = any(declaration in content for declaration in _DECLARATIONS)
     return declared and len(content) * content.count(b"&") > _ENTITIES_BYTES_MAX
 
 
@@ -119,7 +126,8 @@ def new_wish(attributes: dict[str, str], replaced: Sequence[str] = (), *, bare: 
 def read(text: str) -> Element | None:
     """Return the element that `text` is, None if it is none."""
     try:
-        return etree.fromstring(text, _parser())
+        with _parsing:
+            return etree.fromstring(text, _parser())
     except (etree.XMLSyntaxError, ValueError):  # an encoding declared in what is no longer bytes
         return None
 

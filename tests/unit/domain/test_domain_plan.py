@@ -10,10 +10,11 @@ from virtrng.config import DomainSettings, Rate
 from virtrng.domain import facts, plan, preflight, reconcile, rng, transform, xml
 from virtrng.domain.facts import Wish
 from virtrng.domain.halves import BOTH, Half, Scope
-from virtrng.domain.hypervisor import Guest, Hypervisor, Standing
+from virtrng.domain.hypervisor import Guest, Hypervisor
 from virtrng.domain.plan import Plan
 from virtrng.domain.policy import Request
 from virtrng.domain.rng import ALIAS, RngDevice
+from virtrng.domain.standing import Standing
 from virtrng.errors import Refused
 
 WANTED = RngDevice("/dev/random", Rate(4096), alias=ALIAS)
