@@ -21,11 +21,15 @@ TEMPLATES = {
     "virtrng-ready.service": "/etc/systemd/system/virtrng-ready.service",
     "virtrng-ready.target": "/etc/systemd/system/virtrng-ready.target",
     "virtrng-metrics.socket": "/etc/systemd/system/virtrng-metrics.socket",
+    "virtrng-watch.sysusers": "/etc/sysusers.d/virtrng-watch.conf",
+    "virtrng-watch.service": "/etc/systemd/system/virtrng-watch.service",
+    "virtrng-watch-metrics.socket": "/etc/systemd/system/virtrng-watch-metrics.socket",
 }
 RNG = "rng.xml"
 NAMES = (*TEMPLATES, RNG)
 
 METRICS = config.Listen("127.0.0.1", 9877)
+WATCH_METRICS = config.Listen("127.0.0.1", 9878)
 
 
 def render(name: str, settings: config.Config) -> str:
@@ -42,6 +46,8 @@ def render(name: str, settings: config.Config) -> str:
         trim_blocks=True,
     )
     listen = settings.metrics.listen or METRICS
+    if name == "virtrng-watch-metrics.socket":
+        listen = settings.metrics.watch_listen or WATCH_METRICS
     return environment.get_template(f"{name}.j2").render(
         version=__version__,
         defaults=config.DEFAULTS,

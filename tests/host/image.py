@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The Debian that tests/host boots: systemd, udev, and what virtrng imports; made once and kept in the cache.
+"""The Debian that tests/host boots: systemd, udev, libvirt, what virtrng imports. Made once, and kept.
 
 It holds nothing of the tree, so that it does not age with it: that comes on a second disk.
 """
@@ -15,6 +15,11 @@ from tests.lab.images import USB_MODULES, LabError
 
 # What virtrng imports, as RUN_PACKAGES in the Makefile has it, comes with these.
 SYSTEM = ("systemd-sysv", "udev", "kmod", "dbus", "usbip")
+# A host of guests, as its administrator installs it. Nothing of it runs until a test starts it.
+LIBVIRT = ("libvirt-daemon-system", "libvirt-clients", "qemu-system-x86")
+DISABLED = ("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket",
+            "libvirt-guests.service", "virtlogd.service", "virtlogd.socket", "virtlogd-admin.socket",
+            "virtlockd.service", "virtlockd.socket", "virtlockd-admin.socket")  # fmt: skip
 # The disks (ext4 asks for crc32c by its name), and the channel on which the tests speak to the host.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "virtio_console", "virtio_rng")
 DISK_BYTES = 2 << 30
@@ -68,6 +73,7 @@ def _build(work: Path, busybox: Path) -> None:
     _bootstrap(root)
     package.mkdir()
     release = _kernel(package, root, work, busybox)
+    images._run("systemctl", f"--root={root}", "--quiet", "disable", *DISABLED)
     for unit in MASKED:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
     _agent(root)
@@ -97,7 +103,7 @@ def _bootstrap(root: Path) -> None:
     options.write_text(f'APT::Install-Recommends "false";\n{acquire}')
     images._run(
         "mmdebstrap", "--variant=minbase", f"--aptopt={options}",
-        f"--include={','.join([*SYSTEM, *_run_packages()])}", suite, str(root), *debian,
+        f"--include={','.join([*SYSTEM, *LIBVIRT, *_run_packages()])}", suite, str(root), *debian,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ BOOT_S = 240.0  # 12 s on an idle machine with two cores, under emulation
 COMMAND_S = 120
 ANSWER_S = 30.0  # beyond what the command itself may take
 MEMORY_MIB = 768
+HOST_UUID = "6ea8f1bf-4ba6-4f3b-9a4c-2f3f6d7c1c5e"
 _tokens = itertools.count()
 
 
@@ -143,6 +144,8 @@ def install(work: Path) -> Path:
 def _qemu(image: HostImage, archive: Path, channel: Path, console: Path) -> list[str]:
     return [
         "qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
+        # Without one in its firmware libvirtd takes another UUID for the host each time that it starts.
+        "-uuid", HOST_UUID,
         "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", f"{MEMORY_MIB}",
         "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", "console=ttyS0 quiet",
         "-drive", f"file={image.disk},format=raw,if=virtio,snapshot=on",

@@ -2,11 +2,12 @@
 """What the tests do to a booted host, and what they read of it."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from typing import Any
 
-from tests.host.machine import COMMAND_S, BootedHost
+from tests.host.machine import COMMAND_S, TREE, BootedHost
 from tests.lab.host import wait_for
 from tests.lab.images import LabError
 from virtrng.sim.entropykey import SERIAL, master_key_card
@@ -18,7 +19,28 @@ SERIAL_BY_UDEV = SERIAL.replace("/", "_")
 SIMULATE = "--usbip 3240 --seed 40 --rate 2500 --long-term-key-file /root/key"
 CARD = master_key_card(bytes(range(32)))  # as 'virtrng simulate' has it by default
 FEEDER_JSON = "/run/virtrng/feeder.json"
+# Emulation is slow. And what the filter of system calls refuses ends the process here, where it would get
+# EPERM, so that nothing that it goes on without stays unseen.
+DROP_IN = """
+[Service]
+SystemCallErrorNumber=
+TimeoutStartSec=180
+WatchdogSec=15
+"""
+NOT_HERE = ("make install", "virtrng keys", "virtrng hook", "virtrng status")
 AS_NOBODY = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
+
+
+def readme_commands(heading: str) -> tuple[str, str]:
+    """Return what README.md has one run under a heading: what makes files, and what starts a service."""
+    text = (TREE / "README.md").read_text()
+    found = re.search(rf"^{re.escape(heading)}\n+((?: {{4}}.*\n|\n)+)", text, re.MULTILINE)
+    assert found, f"README.md has no commands under '{heading}'"
+    lines = [line.removeprefix("    ") for line in found.group(1).splitlines()]
+    ours = [line for line in lines if line and not line.startswith(NOT_HERE)]
+    (start,) = (line for line in ours if line.startswith("systemctl"))
+    assert ours[-1] == start
+    return "\n".join(ours[:-1]), start
 
 
 def write(host: BootedHost, path: str, text: str) -> None:

@@ -14,6 +14,7 @@ from lxml import etree
 from tests.unit.support import ROOT, virtrng
 from virtrng import __version__, config, render
 from virtrng.config import DEFAULTS, KeySettings, Rule
+from virtrng.domain import watch
 from virtrng.domain.rng import from_element
 from virtrng.errors import ExitCode
 from virtrng.feeder import privileges
@@ -23,6 +24,26 @@ from virtrng.keys import KEYS
 
 SAMPLE = "virtrng.toml"
 UNIT = "virtrng-feeder.service"
+WATCH = "virtrng-watch.service"
+# What systemd counts as exposed in a unit, and where that unit says why.
+EXPLAINED = {
+    UNIT: {
+        "CapabilityBoundingSet=~CAP_SYS_ADMIN": "CAP_SYS_ADMIN ",
+        "AmbientCapabilities=": "CAP_SYS_ADMIN ",
+        "PrivateUsers=": "PrivateUsers= ",
+        "PrivateDevices=": "PrivateDevices= ",
+        "DeviceAllow=": "DeviceAllow=",
+        "PrivateNetwork=": "PrivateNetwork= ",
+        "RestrictAddressFamilies=~AF_NETLINK": "AF_NETLINK ",
+        "RestrictAddressFamilies=~AF_UNIX": "AF_UNIX ",
+        "RootDirectory=/RootImage=": "RootDirectory= ",
+    },
+    WATCH: {
+        "DeviceAllow=": "DeviceAllow= ",
+        "RestrictAddressFamilies=~AF_UNIX": "AF_UNIX ",
+        "RootDirectory=/RootImage=": "RootDirectory= ",
+    },
+}
 
 
 def is_unit(name: str) -> bool:
@@ -60,6 +81,7 @@ def test_the_sample_uncommented_is_the_default_and_its_examples() -> None:
     found = config.parse(uncommented().encode(), SAMPLE)
     assert found.feeder == DEFAULTS.feeder
     assert found.paths == DEFAULTS.paths
+    assert found.domains.manage == DEFAULTS.domains.manage
     assert found.domains.source == DEFAULTS.domains.source
     assert found.domains.rate == DEFAULTS.domains.rate
     assert found.domains.require == DEFAULTS.domains.require
@@ -71,7 +93,8 @@ def test_the_sample_uncommented_is_the_default_and_its_examples() -> None:
 def test_the_sample_shows_every_setting() -> None:
     text = uncommented()
     for name in ("interval_s", "reseed", "serial", "min_entropy", "source", "rate", "bytes", "period_ms",
-                 "require", "require_feeder", "match", "os", "run_dir"):  # fmt: skip
+                 "require", "require_feeder", "match", "os", "run_dir", "manage", "foreign", "listen",
+                 "watch_listen", "state_dir"):  # fmt: skip
         assert re.search(rf"\b{name} =", text), name
 
 
@@ -102,14 +125,15 @@ def exec_start(text: str) -> str:
     return str(line)
 
 
-def test_from_a_checkout_the_unit_runs_the_checkout() -> None:
-    command = exec_start(render.render(UNIT, DEFAULTS))
-    assert command == f"/usr/bin/python3 {ROOT}/virtrng feed"
+@pytest.mark.parametrize(("unit", "does"), [(UNIT, "feed"), (WATCH, "watch")])
+def test_from_a_checkout_the_unit_runs_the_checkout(unit: str, does: str) -> None:
+    command = exec_start(render.render(unit, DEFAULTS))
+    assert command == f"/usr/bin/python3 {ROOT}/virtrng {does}"
     run = subprocess.run(
         [*command.split(), "--help"], capture_output=True, text=True, cwd="/", env={}, check=False
     )
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.startswith("usage: virtrng feed")
+    assert run.stdout.startswith(f"usage: virtrng {does}")
 
 
 def test_installed_it_runs_the_console_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +172,7 @@ def test_systemd_takes_the_unit(tmp_path: Path, unit: str) -> None:
     assert (run.returncode, about_us) == (0, [])
 
 
-@pytest.mark.parametrize(("unit", "exposed"), [(UNIT, 1.5), ("virtrng-ready.service", 0.5)])
+@pytest.mark.parametrize(("unit", "exposed"), [(UNIT, 1.5), ("virtrng-ready.service", 0.5), (WATCH, 0.3)])
 def test_systemd_finds_little_exposed(tmp_path: Path, unit: str, exposed: float) -> None:
     (file,) = rendered(tmp_path, unit)
     threshold = f"--threshold={exposed * 10:.0f}"
@@ -157,21 +181,12 @@ def test_systemd_finds_little_exposed(tmp_path: Path, unit: str, exposed: float)
     assert "Overall exposure level" in run.stdout
 
 
-def test_what_is_exposed_is_explained_in_the_unit(tmp_path: Path) -> None:
-    (file,) = rendered(tmp_path, UNIT)
+@pytest.mark.parametrize("unit", EXPLAINED)
+def test_what_is_exposed_is_explained_in_the_unit(tmp_path: Path, unit: str) -> None:
+    (file,) = rendered(tmp_path, unit)
     shown = systemd_analyze("security", "--offline=true", "--no-pager", file).stdout
     exposed = re.findall(r"(?m)^\S*✗\S* (\S+)", shown)
-    explained = {
-        "CapabilityBoundingSet=~CAP_SYS_ADMIN": "CAP_SYS_ADMIN ",
-        "AmbientCapabilities=": "CAP_SYS_ADMIN ",
-        "PrivateUsers=": "PrivateUsers= ",
-        "PrivateDevices=": "PrivateDevices= ",
-        "DeviceAllow=": "DeviceAllow=",
-        "PrivateNetwork=": "PrivateNetwork= ",
-        "RestrictAddressFamilies=~AF_NETLINK": "AF_NETLINK ",
-        "RestrictAddressFamilies=~AF_UNIX": "AF_UNIX ",
-        "RootDirectory=/RootImage=": "RootDirectory= ",
-    }
+    explained = EXPLAINED[unit]
     assert set(exposed) == explained.keys()
     comments = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
     assert [why for why in explained.values() if why not in comments] == []
@@ -199,6 +214,47 @@ def test_the_unit_does_what_the_feeder_counts_on() -> None:
     assert unit["RestartPreventExitStatus"] == [str(int(ExitCode.USAGE))]
     assert unit["StartLimitIntervalSec"] == ["0"]
     assert unit["Before"] == ["libvirtd.service virtqemud.service"]
+
+
+def test_the_unit_does_what_the_watcher_counts_on() -> None:
+    unit = settings(render.render(WATCH, DEFAULTS))
+    assert (unit["Type"], unit["NotifyAccess"]) == (["notify"], ["main"])
+    user = re.findall(r"(?m)^u (\S+) ", render.render("virtrng-watch.sysusers", DEFAULTS))
+    assert unit["User"] == user
+    assert unit["CapabilityBoundingSet"] == [""]
+    assert "AmbientCapabilities" not in unit
+    assert unit["RestrictAddressFamilies"] == ["AF_UNIX"]
+    paths = DEFAULTS.paths
+    assert f"/run/{unit['RuntimeDirectory'][0]}" == str(paths.watch_dir)
+    assert f"/var/lib/{unit['StateDirectory'][0]}" == str(paths.state_dir)
+    assert (unit["RuntimeDirectoryPreserve"], unit["StateDirectoryMode"]) == (["yes"], ["0755"])
+    assert float(unit["WatchdogSec"][0]) > watch.STILL_S, "it is well for so long after its event loop turned"
+    assert float(unit["TimeoutStopSec"][0]) > watch.STOP_S
+    assert unit["ExecReload"] == ["/bin/sh -c 'kill -HUP $MAINPID'"]
+    assert (unit["Restart"], unit["StartLimitIntervalSec"]) == (["always"], ["0"])
+    assert unit["RestartPreventExitStatus"] == [str(int(ExitCode.USAGE))]
+    after = set(unit["After"][0].split())
+    assert after == {"libvirtd.socket", "libvirtd.service", "virtqemud.socket", "virtqemud.service"}
+    assert not {"Wants", "Requires", "BindsTo", "PartOf"} & unit.keys(), "it lives without any libvirtd"
+
+
+def test_the_watcher_is_in_group_libvirt() -> None:
+    lines = render.render("virtrng-watch.sysusers", DEFAULTS).splitlines()
+    assert "m virtrng-watch libvirt" in lines
+
+
+def test_the_watchers_metrics_socket_is_its_own() -> None:
+    name = "virtrng-watch-metrics.socket"
+    socket = settings(render.render(name, DEFAULTS))
+    assert socket["ListenStream"] == ["127.0.0.1:9878"]
+    assert (socket["FileDescriptorName"], socket["Service"], socket["PartOf"]) == (
+        ["metrics"],
+        [WATCH],
+        [WATCH],
+    )
+    both = config.parse(b"[metrics]\nlisten = '[::]:9'\nwatch_listen = '127.0.0.1:8'", "f")
+    socket = settings(render.render(name, both))
+    assert (socket["ListenStream"], socket["IPAddressAllow"]) == (["127.0.0.1:8"], ["localhost"])
 
 
 def test_the_metrics_socket_is_where_the_configuration_says() -> None:

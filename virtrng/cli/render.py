@@ -11,12 +11,13 @@ from virtrng.errors import ExitCode, NoSuchTemplate
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the name."""
     parser.add_argument("name", metavar="NAME", help="one of those below")
-    places = [f"  {name:<24}{place}" for name, place in render.TEMPLATES.items()]
+    width = max(map(len, render.NAMES)) + 2
+    places = [f"  {name:<{width}}{place}" for name, place in render.TEMPLATES.items()]
     parser.epilog = "\n".join(
         [
             "names, and the files that they are for:",
             *places,
-            f"  {render.RNG:<24}the device that guests get, for 'virsh attach-device'",
+            f"  {render.RNG:<{width}}the device that guests get, for 'virsh attach-device'",
             "",
             "example:",
             "  virtrng render virtrng-feeder.service > /etc/systemd/system/virtrng-feeder.service",
