@@ -31,15 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
         return status_follow.run(settings, arguments.connect, document if arguments.json else None)
     host = status_host.look(settings)
     if arguments.check:
-        return _check(host, status_guests.look(arguments.connect, settings.domains), as_json=arguments.json)
+        return _check(host, status_guests.look(arguments.connect, settings), as_json=arguments.json)
     if host.broken:
         raise host.broken
     if arguments.json:
-        output.document(document(host, status_guests.look(arguments.connect, settings.domains)))
+        output.document(document(host, status_guests.look(arguments.connect, settings)))
         return ExitCode.DONE
     output.facts(status_host.facts(host))
     # Only now: a libvirt that takes its time keeps nobody from the answer above.
-    for text in status_guests.look(arguments.connect, settings.domains).lines():
+    for text in status_guests.look(arguments.connect, settings).lines():
         output.line(text)
     return ExitCode.DONE
 

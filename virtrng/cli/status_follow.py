@@ -12,7 +12,7 @@ from typing import Any
 from virtrng.cli import output, signals, status_guests, status_host
 from virtrng.cli.status_guests import Guests
 from virtrng.cli.status_host import Host
-from virtrng.config import Config, DomainSettings
+from virtrng.config import Config
 from virtrng.errors import ExitCode, NoHypervisor
 
 # The feeder writes once a second. libvirt is asked less often, and the longer an
@@ -32,7 +32,7 @@ def run(settings: Config, uri: str | None, document: Document | None) -> int:
     A feeder or a libvirt that ends, restarts or hangs is shown, and does not end it.
     """
     with suppress(KeyboardInterrupt), signals.ending_cleanly():
-        watch = _GuestWatch(uri, settings.domains)
+        watch = _GuestWatch(uri, settings)
         try:
             looks = _looks(settings, watch)
             if document:
@@ -49,7 +49,7 @@ def run(settings: Config, uri: str | None, document: Document | None) -> int:
 class _GuestWatch:
     """Asks libvirt in a thread of its own: one that hangs keeps nobody from the host's part."""
 
-    def __init__(self, uri: str | None, settings: DomainSettings) -> None:
+    def __init__(self, uri: str | None, settings: Config) -> None:
         self.latest = Guests((), NoHypervisor(uri or "its usual place", "it has not answered yet"))
         self._uri, self._settings = uri, settings
         self._answered = Event()
@@ -97,6 +97,8 @@ def _lasting(found: dict[str, Any]) -> dict[str, Any]:
     del found["feeder"]["last_seed_age_s"]
     if found["feeder"]["status"]:
         del found["feeder"]["status"]["updated_at"]
+    if found["watcher"] and (watcher := found["watcher"]["status"]):
+        del watcher["updated_at"], watcher["last_pass_boottime_s"]
     return found
 
 

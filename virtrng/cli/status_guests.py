@@ -3,14 +3,16 @@
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from virtrng.cli import output
-from virtrng.config import DomainSettings
-from virtrng.domain import survey
-from virtrng.domain.hypervisor import Hypervisor, State
+from virtrng.config import Config
+from virtrng.domain import manage, survey
+from virtrng.domain.hypervisor import Hypervisor
 from virtrng.domain.rng import RngDevice
+from virtrng.domain.standing import State
 from virtrng.domain.survey import Survey
-from virtrng.errors import NoSuchDomain, Refused, VirtrngError
+from virtrng.errors import BadMemory, FileFailed, HypervisorFault, NoSuchDomain, Refused, VirtrngError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +62,27 @@ class Guests:
         ]
 
 
-def look(uri: str | None, settings: DomainSettings) -> Guests:
+def look(uri: str | None, settings: Config) -> Guests:
     """Ask libvirt; never raises, but tells in `trouble` why it could not be asked."""
     found: list[Survey] = []
     try:
         with Hypervisor(uri, readonly=True) as hypervisor:
+            remembered = _remembered(hypervisor, settings.paths.state_dir)
             for guest in hypervisor.guests():
                 with contextlib.suppress(NoSuchDomain, Refused):  # it has gone since it was listed
-                    found.append(survey.of(guest, settings))
+                    found.append(survey.of(guest, settings.domains, remembered))
     except VirtrngError as error:
         return Guests(tuple(map(_shown, found)), error)
     return Guests(tuple(map(_shown, found)), None)
+
+
+def _remembered(hypervisor: Hypervisor, state_dir: Path) -> frozenset[str] | None:
+    """Return the guests that were there before the watcher; None without one, or where that is not known."""
+    if not any(state_dir.glob("*.json")):
+        return None  # what libvirt would be asked for takes it a while when it has just started
+    with contextlib.suppress(BadMemory, FileFailed, HypervisorFault):  # the watcher tells of that
+        return manage.recall(state_dir, manage.host_uuid(hypervisor.capabilities()))
+    return None
 
 
 def _differences(guest: dict[str, object]) -> list[dict[str, str]]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from virtrng import kernel, status
-from virtrng.cli import status_key
+from virtrng.cli import status_key, status_watch
 from virtrng.cli.output import Fact, duration, listed, plural
+from virtrng.cli.status_watch import Watcher
 from virtrng.config import Config
 from virtrng.errors import BadStatus
 from virtrng.status import FeederStatus, KeyStatus
@@ -28,6 +29,7 @@ class Host:
     crng_ready: bool
     boottime_s: float
     unix_s: float
+    watcher: Watcher | None
 
     @property
     def seed_age_s(self) -> float | None:
@@ -74,6 +76,7 @@ def look(settings: Config) -> Host:
         crng_ready=kernel.crng_ready(),
         boottime_s=kernel.boottime_s(),
         unix_s=time.time(),
+        watcher=status_watch.look(settings.paths.watch_dir),
     )
 
 
@@ -89,12 +92,13 @@ def document(host: Host) -> dict[str, object]:
             "status": dataclasses.asdict(host.feeder) if host.feeder else None,
         },
         "pool": {"ready": host.crng_ready},
+        "watcher": status_watch.document(host.watcher),
     }
 
 
 def facts(host: Host) -> list[Fact]:
     """Return what a person reads, the answer first."""
-    return [_fed(host), _feeder(host), *_keys(host), _pool(host)]
+    return [_fed(host), _feeder(host), *_keys(host), _pool(host), *status_watch.facts(host.watcher)]
 
 
 def _fed(host: Host) -> Fact:
@@ -186,6 +190,7 @@ def problems(host: Host) -> Iterator[str]:
                 yield problem
     if not host.crng_ready:
         yield "the kernel's generator is not ready; it will be with the first seed that a key gives"
+    yield from status_watch.problems(host.watcher)
 
 
 def _feeding_problems(host: Host, feeder: FeederStatus) -> Iterator[str]:

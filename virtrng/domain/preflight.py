@@ -8,8 +8,9 @@ from virtrng.config import SAFE_SOURCES
 from virtrng.domain import facts, policy, xml
 from virtrng.domain.facts import Bus, Facts
 from virtrng.domain.halves import Half, Scope
-from virtrng.domain.hypervisor import Guest, State
+from virtrng.domain.hypervisor import Guest
 from virtrng.domain.rng import RngDevice
+from virtrng.domain.standing import State
 from virtrng.errors import DomainBusy, Refused
 
 FULL = "every slot of its PCI bus is in use"
@@ -66,6 +67,8 @@ def port_remedy(name: str, why: str) -> str | None:
 def state_of(guest: Guest) -> State:
     """Return what a running guest is doing. Raises DomainBusy where nothing may be changed meanwhile."""
     state = guest.state()
+    if state is State.OCCUPIED:
+        raise DomainBusy(guest.name, "its QEMU does not answer")
     if state is State.BUSY:
         raise DomainBusy(guest.name, "a start, save, snapshot or migration is under way")
     return state
@@ -106,14 +109,25 @@ def remembered(guest: Guest, device: RngDevice | None) -> list[str]:
             "its saved image has its old devices, and its next start restores that;"
             f" 'virsh managedsave-remove {guest.name}' gives the image up"
         )
-    snapshots = [_inside(snapshot, "domainsnapshot/domain") for snapshot in guest.snapshots()]
-    count = sum(_differs(one, device) for one in snapshots if one is not None)
+    count = sum(_differs(one, device) for one in _snapshots(guest))
     if count:
         which = "one of its snapshots has" if count == 1 else f"{count} of its snapshots have"
         said.append(
             f"{which} its old devices, and a revert brings them back: then run the same command again"
+            ' (where require = "refuse", libvirt before 10.5 cannot revert to one without a virtio-rng)'
         )
     return said
+
+
+def bare_snapshots(guest: Guest) -> int:
+    """Count its snapshots that have no virtio-rng at all."""
+    return sum(not facts.of(one).ours and not facts.of(one).foreign for one in _snapshots(guest))
+
+
+def _snapshots(guest: Guest) -> list[xml.Element]:
+    """Return the domains that its snapshots would bring back."""
+    found = [_inside(snapshot, "domainsnapshot/domain") for snapshot in guest.snapshots()]
+    return [one for one in found if one is not None]
 
 
 def _inside(document: bytes, path: str) -> xml.Element | None:

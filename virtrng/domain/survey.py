@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What a guest has, what it should have, and where they differ: for `virtrng status`. Changes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from virtrng.config import DomainSettings
-from virtrng.domain import halves, plan, policy
+from virtrng.domain import halves, manage, plan, policy, preflight
 from virtrng.domain.facts import Facts
 from virtrng.domain.halves import Half
-from virtrng.domain.hypervisor import Guest, State
+from virtrng.domain.hypervisor import Guest
 from virtrng.domain.policy import Refusal, Request
 from virtrng.domain.rng import RngDevice
+from virtrng.domain.standing import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,15 @@ class Survey:
         return first.wish.wanted if first and first.wish else None
 
 
-def of(guest: Guest, settings: DomainSettings) -> Survey:
-    """Look at a guest. Raises what reading it raises; Refused where it ended meanwhile."""
+def of(guest: Guest, settings: DomainSettings, remembered: Collection[str] | None = None) -> Survey:
+    """Look at a guest. Raises what reading it raises; Refused where it ended meanwhile.
+
+    `remembered` are those that were there when the watcher first ran on this libvirt host; None if it
+    never did: then nothing gives a guest its device but what asks for it.
+    """
     found = halves.of(guest, halves.BOTH)
     facts = {half.live: half.before for half in found}
-    wanted = _wanted(found, settings)
+    wanted = _wanted(found, settings, remembered)
     return Survey(
         name=guest.name,
         uuid=guest.uuid,
@@ -60,16 +65,22 @@ def of(guest: Guest, settings: DomainSettings) -> Survey:
     )
 
 
-def _wanted(found: list[Half], settings: DomainSettings) -> RngDevice | str | None:
+def _wanted(
+    found: list[Half], settings: DomainSettings, remembered: Collection[str] | None
+) -> RngDevice | str | None:
     """Return the device that it should have, or in words why there is none; None for no opinion."""
     before = found[0].before
+    has_ours = any(half.before.ours for half in found)
     if before.wish and not before.wish.wanted:
         return "no"
     if before.manager and not before.ours:
         return f"left to {before.manager}"
     replaced = before.foreign and policy.replaces(before, settings, Request())
-    if not (before.wish or replaced or any(half.before.ours for half in found)):
-        return None
+    if not (before.wish or replaced or has_ours):
+        if before.foreign or remembered is None:
+            return None
+        if left := manage.left_alone(before, settings, remembered, has_ours=False):
+            return f"left alone ({left.briefly})"
     device = policy.decide(before, settings, Request())
     return f"impossible: {device.why}" if isinstance(device, Refusal) else device
 
@@ -89,7 +100,12 @@ def _differences(
             count = len(half.before.foreigners) + bool(half.before.ours)
             what = f"{half.where}: {count} virtio-rngs"
             yield Difference(what, f"'virtrng enable --replace {name}' makes one of them")
-    if not (first.ours or first.foreign) and (require := policy.requirement(first, settings)) != "off":
+    require = policy.requirement(first, settings)
+    refused = preflight.bare_snapshots(found[0].guest) if require == "refuse" else 0
+    if refused and found[0].guest.revert_looks_like_a_start:
+        what = f"a revert to {refused} of its snapshots is refused: no virtio-rng"
+        yield Difference(what, f"take new ones after 'virtrng enable {name}', or exempt it with a rule")
+    if not (first.ours or first.foreign) and require != "off":
         word = "refused" if require == "refuse" else "warned of"
         yield Difference(f"no virtio-rng: its start is {word}", f"'virtrng enable {name}'")
 

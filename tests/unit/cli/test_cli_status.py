@@ -236,7 +236,7 @@ def test_a_broken_status_file_is_an_error(show: Show, tmp_path: Path) -> None:
     (tmp_path / "run" / "feeder.json").write_text("{")
     ran = show()
     assert (ran.code, ran.out) == (1, b"")
-    assert ran.err.splitlines()[1] == "  restart the feeder; it writes the file anew"
+    assert ran.err.splitlines()[1] == "  restart what writes it: virtrng-feeder or virtrng-watch"
 
 
 def test_a_generator_that_is_not_ready(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_a_generator_that_is_not_ready(show: Show, monkeypatch: pytest.MonkeyPat
 def test_json_with_a_feeder(show: Show, tmp_path: Path) -> None:
     with running(tmp_path / "run"):
         document = show("--json").json
-    assert list(document) == ["feeder", "pool", "guests", "guests_error", "problems"]
+    assert list(document) == ["feeder", "pool", "watcher", "guests", "guests_error", "problems"]
     feeder = document["feeder"]
     assert (feeder["running"], feeder["holder"], feeder["last_seed_age_s"]) == (True, FEEDER, 5.0)
     assert (feeder["fed"], feeder["fed_by"]) == (True, [NAME])

@@ -113,7 +113,7 @@ def test_lines_of_json(follow: Callable[..., Ran], tmp_path: Path) -> None:
     documents = [json.loads(line) for line in ran.lines]
     read = [document["feeder"]["status"]["keys"][0]["bytes_read"] for document in documents]
     assert (ran.code, read) == (0, [10_000, 12_000])
-    assert list(documents[0]) == ["feeder", "pool", "guests", "guests_error", "problems"]
+    assert list(documents[0]) == ["feeder", "pool", "watcher", "guests", "guests_error", "problems"]
     assert [guest["name"] for guest in documents[0]["guests"]] == ["test"]
 
 
