@@ -31,6 +31,8 @@ def replacing(path: Path, mode: int, *, temporary_dir: Path | None = None) -> It
         with os.fdopen(fd, "wb") as file:
             yield file
             os.fchmod(fd, mode)
+            file.flush()
+            os.fsync(fd)  # else a power cut may leave the new name with nothing in it
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
