@@ -7,14 +7,16 @@ reading, editing and defining: that would undo what another client did meanwhile
 
 import errno
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import Thread
 from typing import Any, TypeVar
 
 import libvirt
 
 from virtrng.domain import xml
+from virtrng.domain.happenings import DETAILS, EVENTS, Happening
+from virtrng.domain.standing import Standing, State
 from virtrng.errors import (
     DomainBusy,
     HypervisorDenied,
@@ -39,6 +41,9 @@ _DENIED = (
 # (7.2, softmmu/qdev-monitor.c:qmp_device_del and hw/pci/pcie.c).
 _ASKED_ALREADY = ("is already in the process of unplug", "guest is busy (power indicator blinking)")
 
+# Since 10.5 it tells the hook of a revert to a snapshot (docs/hooks.rst).
+_TELLS_OF_REVERTS = 10_005_000
+
 # libvirt prints every error on stderr by itself; ours are printed by the command line.
 libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
@@ -62,24 +67,53 @@ _STANDINGS = (
 )
 
 
-class State(Enum):
-    """What a guest is doing, in the words that virsh has for it."""
-
-    RUNNING = "running"
-    PAUSED = "paused"
-    CRASHED = "crashed"
-    BUSY = "busy"
-    OFF = "shut off"
+# A daemon that has not answered for 20 s is given up. virsh waits for 30 s.
+_KEEPALIVE_S = 5
+_KEEPALIVE_COUNT = 3
+_TURN_MS = 1000
+# A hotplug takes 30 ms here.
+_OCCUPIED_MS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What listing all guests tells of each at no extra call."""
+def _constant(*words: str) -> int:
+    return int(getattr(libvirt, "_".join(("VIR_DOMAIN_EVENT", *words))))
 
-    active: bool
-    persistent: bool
-    saved: bool
-    snapshots: bool
+
+_EVENTS = {_constant(event): meaning for event, meaning in EVENTS.items()}
+_DETAILS = {
+    (_constant(event), _constant(event, detail)): meaning for (event, detail), meaning in DETAILS.items()
+}
+
+
+def _of_lifecycle(event: int, detail: int) -> Happening | None:
+    return _DETAILS.get((event, detail)) or _EVENTS.get(event)
+
+
+def _of_metadata(_kind: int, namespace: str | None) -> Happening | None:
+    return Happening.WISHED if namespace == xml.NAMESPACE else None
+
+
+_TOLD = (
+    (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, _of_lifecycle),
+    (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, lambda _alias: Happening.CHANGED),
+    (libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, _of_metadata),
+)
+
+
+def run_events(turned: Callable[[], None]) -> None:
+    """Run libvirt's event loop in a thread, for as long as this process lives.
+
+    To be called once, before the first connection: only those that are opened after it tell of events
+    and keep themselves alive. `turned` is called once a second, in that thread.
+    """
+    libvirt.virEventRegisterDefaultImpl()
+    libvirt.virEventAddTimeout(_TURN_MS, lambda *_: turned(), None)
+    Thread(target=_turn_for_ever, name="libvirt events", daemon=True).start()
+
+
+def _turn_for_ever() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
 
 
 class Guest:
@@ -110,7 +144,10 @@ class Guest:
         return bool(self._call("ask for the state of", self._domain.isPersistent))
 
     def state(self) -> State:
-        """Tell what it is doing now; BUSY is what a start, a save, a snapshot or a migration keeps busy."""
+        """Tell what it is doing now; BUSY is what a start, a save, a snapshot or a migration keeps busy.
+
+        OCCUPIED is one whose QEMU leaves a call unanswered: a second one would wait, too, for 30 s.
+        """
         state, reason = self._call("ask for the state of", self._domain.state)
         if state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_AT_WORK:
             return State.BUSY
@@ -120,17 +157,13 @@ class Guest:
             state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_CRASHED
         ):
             return State.CRASHED
-        if self._call("ask for the jobs of", self._job) != libvirt.VIR_DOMAIN_JOB_NONE:
+        control, _, for_ms = self._call("ask for the state of", _if_any(self._domain.controlInfo)) or (0,) * 3
+        if control == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED and for_ms > _OCCUPIED_MS:
+            return State.OCCUPIED
+        job = self._call("ask for the jobs of", _if_any(self._domain.jobInfo))
+        if job and job[0] != libvirt.VIR_DOMAIN_JOB_NONE:
             return State.BUSY
         return State.PAUSED if state == libvirt.VIR_DOMAIN_PAUSED else State.RUNNING
-
-    def _job(self) -> int:
-        try:
-            return int(self._domain.jobInfo()[0])
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-                raise
-            return int(libvirt.VIR_DOMAIN_JOB_NONE)
 
     def saved_image(self) -> bytes | None:
         """Return the XML in its managed-save image, which its next start restores; None without one."""
@@ -147,6 +180,12 @@ class Guest:
             return []
         found = self._call("list the snapshots of", self._domain.listAllSnapshots)
         return [str(self._call("read a snapshot of", one.getXMLDesc)).encode() for one in found]
+
+    @property
+    def revert_looks_like_a_start(self) -> bool:
+        """Whether the hook cannot tell a revert to a snapshot from a fresh start."""
+        version = self._call("ask for the version of the daemon of", self._domain.connect().getLibVersion)
+        return int(version) < _TELLS_OF_REVERTS
 
     def capabilities(self, emulator: str, arch: str, machine: str, kind: str) -> bytes | None:
         """Return what this host's QEMU can do for such a guest; None where libvirt cannot tell."""
@@ -228,6 +267,7 @@ class Hypervisor:
         Raises NoHypervisor or HypervisorDenied.
         """
         self._told: dict[tuple[str, ...], bytes] = {}
+        self._callbacks: list[int] = []
         self.uri = uri or os.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI
         try:
             self._connection = (libvirt.openReadOnly if readonly else libvirt.open)(self.uri)
@@ -238,7 +278,52 @@ class Hypervisor:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and with it what `listen` began."""
+        for callback in self._callbacks:
+            with suppress(libvirt.libvirtError):  # the daemon has gone already
+                self._connection.domainEventDeregisterAny(callback)
+        if self._callbacks:
+            with suppress(libvirt.libvirtError):
+                self._connection.unregisterCloseCallback()
         self._connection.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the daemon is still there, as far as is known."""
+        return bool(self._connection.isAlive())
+
+    def keep_alive(self) -> None:
+        """End every call that waits, once the daemon has not answered for 20 s. Needs `run_events`."""
+        with suppress(libvirt.libvirtError):  # a driver without a daemon
+            self._connection.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_COUNT)
+
+    def listen(self, happened: Callable[[str, Happening], None], closed: Callable[[], None]) -> None:
+        """Have `happened` called with a guest's UUID, and `closed` once when the daemon has gone.
+
+        Both are called in the thread of `run_events`, and must return at once. Raises HypervisorFault.
+        """
+        register = self._connection.domainEventRegisterAny
+
+        def tell(_connection: Any, domain: Any, *told: Any) -> None:
+            if happening := told[-1](*told[:-1]):
+                happened(domain.UUIDString(), happening)
+
+        self.keep_alive()
+        try:
+            self._connection.registerCloseCallback(lambda *_: closed(), None)
+            self._callbacks = [register(None, kind, tell, means) for kind, means in _TOLD]
+        except libvirt.libvirtError as error:
+            raise _fault(self._connection, "listen for events", _reason(error)) from error
+
+    def capabilities(self) -> bytes:
+        """Return the XML in which the host describes itself."""
+        try:
+            return str(self._connection.getCapabilities()).encode()
+        except libvirt.libvirtError as error:
+            raise _fault(self._connection, "ask for the host's capabilities", _reason(error)) from error
 
     def guest(self, wanted: str) -> Guest:
         """Find a guest as virsh does: by id, UUID or name. Raises NoSuchDomain."""
@@ -273,6 +358,18 @@ class Hypervisor:
 
 def _flag(*, live: bool) -> int:
     return int(libvirt.VIR_DOMAIN_AFFECT_LIVE if live else libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+
+def _if_any(ask: Callable[[], Sequence[int]]) -> Callable[[], Sequence[int]]:
+    def asked() -> Sequence[int]:
+        try:
+            return ask()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # of the driver
+                raise
+            return ()
+
+    return asked
 
 
 def _reason(error: libvirt.libvirtError) -> str:
