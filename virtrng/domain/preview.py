@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from virtrng.config import DomainSettings
 from virtrng.domain import halves, reconcile, transform, xml
-from virtrng.domain.halves import BOTH, Scope
+from virtrng.domain.halves import BOTH, Half, Scope
 from virtrng.domain.hypervisor import Guest
 from virtrng.domain.plan import Plan
 from virtrng.domain.policy import Request
@@ -14,8 +14,14 @@ from virtrng.domain.policy import Request
 
 def enable(guest: Guest, settings: DomainSettings, request: Request, scope: Scope = BOTH) -> str:
     """Return what `reconcile.enable` would change; "" for nothing. Raises as that does."""
-    found = halves.of(guest, scope)
-    if reconcile.passed_over(guest, found[0].before, scope, giving=True):
+    return enable_halves(halves.of(guest, scope), settings, request, scope)
+
+
+def enable_halves(
+    found: Sequence[Half], settings: DomainSettings, request: Request, scope: Scope = BOTH
+) -> str:
+    """Return what `reconcile.enable_halves` would change; "" for nothing. Raises as that does."""
+    if reconcile.passed_over(found[0].guest, found[0].before, scope, giving=True):
         return ""
     return _diff(reconcile.plans_to_enable(found, settings, request, scope))
 

@@ -15,10 +15,11 @@ from virtrng.domain import halves, plan, policy, preflight, rng, transform, xml
 from virtrng.domain.detach import Sleep, detach
 from virtrng.domain.facts import Bus, Facts, Wish
 from virtrng.domain.halves import BOTH, Half, Scope
-from virtrng.domain.hypervisor import Guest, State
+from virtrng.domain.hypervisor import Guest
 from virtrng.domain.plan import Plan
 from virtrng.domain.policy import Refusal, Request
 from virtrng.domain.rng import RngDevice
+from virtrng.domain.standing import State
 from virtrng.errors import HypervisorFault, NotAttached, Refused, VirtrngError
 
 
@@ -65,7 +66,18 @@ def enable(
     with what became of the first. `definition` is that of the guest, where it is
     known already.
     """
-    found = halves.of(guest, scope, definition)
+    return enable_halves(halves.of(guest, scope, definition), settings, request, scope, sleep)
+
+
+def enable_halves(
+    found: Sequence[Half],
+    settings: DomainSettings,
+    request: Request,
+    scope: Scope,
+    sleep: Sleep = time.sleep,
+) -> Outcome:
+    """Do what `enable` does to a guest whose halves have been looked at already. Raises as that does."""
+    guest = found[0].guest
     if passed := passed_over(guest, found[0].before, scope, giving=True):
         return passed
     return _apply(guest, plans_to_enable(found, settings, request, scope), sleep)
