@@ -343,15 +343,15 @@ class LabHost:
             raise LabError(f"host {self.hostname}: {what}: {answer or 'its PID 1 has ended'}\n{self.log()}")
 
     def _wait_until_ready(self) -> None:
-        socket_path = self.outside("/run/libvirt/libvirt-sock")
-
         def ready() -> bool:
             self._ask("status")  # libvirtd may have ended: then not on to the deadline
-            return socket_path.exists()
+            with suppress(LabError):  # nobody listens yet, though the socket may be there
+                self.virsh("uri", timeout_s=START_S)  # answered once its drivers are up
+                return True
+            return False
 
-        wait_for(ready, "libvirtd's socket", timeout_s=START_S)
         try:
-            self.virsh("uri", timeout_s=START_S)  # answered once its drivers are up
+            wait_for(ready, "libvirtd to answer", timeout_s=START_S)
         except LabError as error:
             raise LabError(f"{error}\n{self.log()}") from error
 

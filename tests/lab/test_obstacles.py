@@ -13,8 +13,9 @@ from virtrng import config
 from virtrng.config import Rate
 from virtrng.domain import policy, reconcile
 from virtrng.domain.halves import Scope
-from virtrng.domain.hypervisor import Guest, Hypervisor, Standing, State
+from virtrng.domain.hypervisor import Guest, Hypervisor
 from virtrng.domain.policy import Request
+from virtrng.domain.standing import Standing, State
 from virtrng.errors import HypervisorFault, NotAttached, Refused
 
 # As libvirt 9.0 tells it of a QEMU without the device (docs/formatdomaincaps.rst).

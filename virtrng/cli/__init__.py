@@ -45,6 +45,7 @@ COMMANDS = (
     Command("status", "show what feeds the pool, when it last did, and the guests", everyday=True),
     Command("feed", "feed the kernel pool from a key, in the foreground", everyday=False),
     Command("xml", "add the device to domain XML on its way to libvirt", everyday=False),
+    Command("watch", "give guests the device as libvirt tells of them, in the foreground", everyday=False),
     Command("hook", "install, remove or show the libvirt hook", everyday=False),
     Command("simulate", "be a simulated key, for machines without one and for tests", everyday=False),
     Command("test", "run the FIPS 140-2 and SP 800-90B tests over a file", everyday=False),

@@ -23,6 +23,7 @@ HEAVY: dict[str, set[str]] = {
     "disable": {"libvirt", "lxml"},
     "status": {"libvirt", "lxml"},
     "xml": {"lxml"},
+    "watch": {"libvirt", "lxml"},
     "hook": set(),
     "test": set(),
     "render": {"jinja2", "lxml"},
