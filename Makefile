@@ -65,6 +65,7 @@ bench: deps ## figures side by side with peers, in one run
 	@$(PYTHON) -m bench.guests
 	@$(PYTHON) -m bench.hook
 	@$(PYTHON) -m bench.feeder
+	@$(PYTHON) -m bench.watch
 
 install: deps ## install under /usr/local (PREFIX, DESTDIR)
 	$(PIP_INSTALL) --break-system-packages --force-reinstall $(if $(PREFIX),--prefix=$(PREFIX)) $(if $(DESTDIR),--root=$(DESTDIR)) .
