@@ -58,7 +58,8 @@ READER_REPORT = """
 read -r now idle </proc/uptime
 awk -v now="$now" '$2 == 0 { failures++; next }
     { if (reads && $1 - last > gap) gap = $1 - last; last = $1; reads++; bytes += $2 }
-    END { if (!reads || now - last > gap) gap = now - last; print reads + 0, bytes + 0, failures + 0, gap + 0 }
+    END { if (!reads || now - last > gap) gap = now - last
+          print reads + 0, bytes + 0, failures + 0, gap + 0 }
 ' /tmp/hwrng-reader.log"""
 
 
