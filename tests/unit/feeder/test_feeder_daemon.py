@@ -17,7 +17,7 @@ from virtrng.errors import InjectorLost, KernelRefused, KeyFault, KeyLost
 from virtrng.feeder.source import Look, Source
 from virtrng.feeder.states import State
 from virtrng.keys.entropykey import EntropyKey
-from virtrng.sim.entropykey import simulated
+from virtrng.sim.entropykey import SimulatedEntropyKey, SimulatedTransport, seeded_noise
 
 
 @pytest.fixture
@@ -249,8 +249,12 @@ def test_it_wakes_seldom(rig: Rig) -> None:
 
 def test_the_simulated_entropy_key_by_the_clock(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    transport, long_term_key = simulated(rate_bytes_per_s=4000.0, clock=rig.clock, sleep=rig.clock.sleep)
-    key = EntropyKey(transport, lambda _serial: long_term_key, min_entropy=0.5, clock=rig.clock)
+    # Of a perfect source one block in 1,260 fails: of this noise none does.
+    firmware = SimulatedEntropyKey(
+        long_term_key=bytes(32), now_s=rig.clock(), rate_bytes_per_s=4000.0, noise=seeded_noise(bytes(32))
+    )
+    transport = SimulatedTransport(firmware, clock=rig.clock, sleep=rig.clock.sleep)
+    key = EntropyKey(transport, lambda _serial: bytes(32), min_entropy=0.5, clock=rig.clock)
     rig.look = lambda: Look((Source("simulated", "entropykey", "", "here", 0.5, lambda: key),))
     rig.run(for_s=30.0)
     first, second, third = times(rig)[:3]
