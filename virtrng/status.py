@@ -10,7 +10,7 @@ makes no seed older or younger.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -23,6 +23,8 @@ VERSION = 1
 FILE_NAME = "feeder.json"
 LOCK_NAME = "feeder.lock"
 ABSENT = "absent"
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,31 @@ def read(run_dir: Path) -> FeederStatus | None:
 
     Fields that this version does not know are passed over: a newer feeder may write more.
     """
-    path = run_dir / FILE_NAME
+    return load(run_dir / FILE_NAME, VERSION, "a feeder's status", _made)
+
+
+def _made(document: dict[str, Any]) -> FeederStatus:
+    return FeederStatus(
+        updated_at=float(document["updated_at"]),
+        pid=int(document["pid"]),
+        keys=tuple(known(KeyStatus, entry) for entry in document["keys"]),
+        kernel=known(KernelStatus, document["kernel"]),
+        waiting=None if document.get("waiting") is None else str(document["waiting"]),
+        started_boottime_s=_seconds(document.get("started_boottime_s")),
+        unfed_since_boottime_s=_seconds(document.get("unfed_since_boottime_s")),
+    )
+
+
+def holder(run_dir: Path, last: FeederStatus | None) -> str | None:
+    """Name the feeder that runs, None if none does; `last` is what was last written.
+
+    Another user than its own can only see whether the process is there that wrote it.
+    """
+    return writer(run_dir / LOCK_NAME, "virtrng feed", last.pid if last else None)
+
+
+def load(path: Path, version: int, what: str, made: Callable[[dict[str, Any]], Made]) -> Made | None:
+    """Return what `made` makes of a status file's JSON, None if there is no such file; raises BadStatus."""
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -117,31 +143,20 @@ def read(run_dir: Path) -> FeederStatus | None:
     except (ValueError, RecursionError) as error:
         raise BadStatus(str(path), f"not JSON: {error}") from error
     try:
-        if document["version"] != VERSION:
-            raise BadStatus(str(path), f"version {document['version']!r}, where {VERSION} is known")
-        return FeederStatus(
-            updated_at=float(document["updated_at"]),
-            pid=int(document["pid"]),
-            keys=tuple(known(KeyStatus, entry) for entry in document["keys"]),
-            kernel=known(KernelStatus, document["kernel"]),
-            waiting=None if document.get("waiting") is None else str(document["waiting"]),
-            started_boottime_s=_seconds(document.get("started_boottime_s")),
-            unfed_since_boottime_s=_seconds(document.get("unfed_since_boottime_s")),
-        )
+        if document["version"] != version:
+            raise BadStatus(str(path), f"version {document['version']!r}, where {version} is known")
+        return made(document)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BadStatus(str(path), f"not a feeder's status: {error}") from error
+        raise BadStatus(str(path), f"not {what}: {error}") from error
 
 
-def holder(run_dir: Path, last: FeederStatus | None) -> str | None:
-    """Name the feeder that runs, None if none does; `last` is what was last written.
-
-    Another user than its own can only see whether the process is there that wrote it.
-    """
+def writer(lock: Path, command: str, pid: int | None) -> str | None:
+    """Name who holds the lock beside a status file, None if nobody does; `pid` is who last wrote the file."""
     try:
-        return files.holder(run_dir / LOCK_NAME)
+        return files.holder(lock)
     except PermissionError:
-        alive = last is not None and os.path.exists(f"/proc/{last.pid}")
-        return f"virtrng feed (pid {last.pid})" if last and alive else None
+        alive = pid is not None and os.path.exists(f"/proc/{pid}")
+        return f"{command} (pid {pid})" if alive else None
 
 
 def _seconds(value: object) -> float | None:

@@ -7,15 +7,13 @@ feeder.json's directory, in `run_dir`-watch, which is the watcher's alone.
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from virtrng import files
-from virtrng.errors import BadStatus
-from virtrng.status import known
+from virtrng.status import known, load, writer
 
 VERSION = 1
 FILE_NAME = "watch.json"
@@ -84,21 +82,7 @@ def read(watch_dir: Path) -> WatchStatus | None:
 
     Fields that this version does not know are passed over: a newer watcher may write more.
     """
-    path = watch_dir / FILE_NAME
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BadStatus(str(path), error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise BadStatus(str(path), f"not JSON: {error}") from error
-    try:
-        if document["version"] != VERSION:
-            raise BadStatus(str(path), f"version {document['version']!r}, where {VERSION} is known")
-        return _made(document)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BadStatus(str(path), f"not a watcher's status: {error}") from error
+    return load(watch_dir / FILE_NAME, VERSION, "a watcher's status", _made)
 
 
 def _made(document: dict[str, Any]) -> WatchStatus:
@@ -124,8 +108,4 @@ def holder(watch_dir: Path, last: WatchStatus | None) -> str | None:
 
     Another user than its own can only see whether the process is there that wrote it.
     """
-    try:
-        return files.holder(watch_dir / LOCK_NAME)
-    except PermissionError:
-        alive = last is not None and os.path.exists(f"/proc/{last.pid}")
-        return f"virtrng watch (pid {last.pid})" if last and alive else None
+    return writer(watch_dir / LOCK_NAME, "virtrng watch", last.pid if last else None)

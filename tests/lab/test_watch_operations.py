@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What befalls guests while `virtrng watch` looks after them: starts, migrations, saves, snapshots."""
 
-import os
-import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,22 +13,12 @@ from tests.lab.images import GuestImage
 from tests.lab.product import definition, live, read_hwrng, rngs, wait_for_more_reads, wait_for_rng, wish
 from tests.lab.reconciled import migrating
 from tests.lab.test_hook_operations import qcow2
+from tests.lab.trouble import held
 from tests.lab.watching import EVERYBODY, Watching, has_ours, wait_defined, wait_live
 from virtrng.domain.contests import REMOVALS
 
 NOBODY = '[domains]\nmanage = "off"'
 BUSY = "is busy: a start, save, snapshot or migration is under way"
-
-
-@contextmanager
-def stopped(watching: Watching) -> Iterator[None]:
-    """Keep the watcher from doing anything; it has the events afterwards."""
-    assert watching.process is not None
-    os.kill(watching.process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(watching.process.pid, signal.SIGCONT)
 
 
 def assert_it_reads(guest: LabGuest) -> None:
@@ -45,7 +31,7 @@ def test_a_guest_that_is_defined_and_started_in_one_breath(
     lab_host: LabHost, new_guest: NewGuest, tmp_path: Path, machine: str
 ) -> None:
     with Watching(lab_host, tmp_path) as watching:
-        with stopped(watching):
+        with held(watching):
             guest = new_guest(machine=machine, root_ports=2)
             mark = guest.console_mark()
             lab_host.virsh("start", guest.name)
