@@ -55,7 +55,7 @@ test-lab: deps ## the tests under real libvirtd and guests alone (root)
 test-host: deps ## the tests of the service, under the systemd and udev of a booted Debian, alone (root)
 	$(PYTEST) tests/host
 
-test-long: deps ## the same tests with 25 times the examples, faults and sessions (root; a quarter of an hour)
+test-long: deps ## the same tests with many times the examples, faults, sessions and guests (root)
 	VIRTRNG_LONG=1 $(PYTEST) -n 3 tests/unit
 	VIRTRNG_LONG=1 $(PYTEST) tests/lab
 

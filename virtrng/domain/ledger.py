@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from threading import RLock
 
 from virtrng import kernel
-from virtrng.domain.reconcile import Outcome
 from virtrng.domain.steward import Looked
 from virtrng.errors import DomainBusy, Refused, VirtrngError
 from virtrng.watch_status import LATENCY_BOUNDS_S, Latency, Noted, WatchStatus
@@ -82,11 +81,11 @@ class Ledger:
         standing = next((_STANDINGS[word] for word in words if word in _STANDINGS), "managed")
         if outcome.changed:
             log.info("%s", "\n  ".join((f"{outcome.name}: {outcome.why}", *outcome.notes)))
+        # What keeps it from being managed; of one that is managed every look tells the same.
+        why = "" if standing == "managed" else outcome.why
         if outcome.error:
-            standing = _standing_after(outcome.error)
-            self._turn(outcome.uuid, _Page(outcome.name, standing, str(outcome.error), looked.bare))
-        else:
-            self._turn(outcome.uuid, _Page(outcome.name, standing, _reason(outcome, standing), looked.bare))
+            standing, why = _standing_after(outcome.error), str(outcome.error)
+        self._turn(outcome.uuid, _Page(outcome.name, standing, why, looked.bare))
         with self._lock:
             self._changes += outcome.changed
             self._failures += standing == "failed"
@@ -184,11 +183,6 @@ def _standing_after(error: VirtrngError) -> str:
     if isinstance(error, DomainBusy):
         return "waiting"
     return "refused" if isinstance(error, Refused) else "failed"
-
-
-def _reason(outcome: Outcome, standing: str) -> str:
-    """What keeps it from being managed, or from having its device at once; else every look tells the same."""
-    return "" if standing == "managed" and outcome.live != "next-start" else outcome.why
 
 
 def _told(page: _Page) -> str:
